@@ -1,0 +1,1 @@
+"""From ONNX files and protobufs to the intermediate representation."""

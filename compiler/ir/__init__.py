@@ -1,0 +1,1 @@
+"""The intermediate representation: typed SSA graphs, their text form, analysis facts and the one mutator module."""

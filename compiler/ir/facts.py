@@ -1,0 +1,170 @@
+"""Facts: what analysis knows of a value beyond its type.
+
+A fact holds in every execution.  Symbols stand for dims, so they are never negative; that is what sign facts rest on.
+Facts that need the graph (sign, constants) are computed when asked for; the symbolic contents of small integer tensors
+are kept on the values by ``compiler.ir.infer``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from compiler.ir.dims import Dim, Expr, Func
+from compiler.ir.dtype import DType
+from compiler.ir.graph import Value
+from compiler.ir.types import Shape
+
+Contents = tuple[Dim, ...]
+"""Elements of a tensor in row-major order."""
+
+CONTENTS_LIMIT = 64
+"""Elements up to which contents are known."""
+
+_CONTENT_DTYPES = frozenset({DType.I64, DType.I32, DType.BOOL, DType.F32, DType.F64, DType.U8, DType.I8})
+
+_EXACT = {DType.F32: 1 << 24, DType.F64: 1 << 53}
+"""Magnitudes up to which every integer is exact in a floating-point type."""
+
+
+def known_contents(value: Value | None) -> Contents | None:
+    """Return the elements of a small tensor of rank 0 or 1 as dims, ``None`` when they are not known.
+
+    Booleans are 0 and 1.  Floating-point tensors have contents only when all elements are exact integers.
+    """
+    if value is None or value.contents is not None:
+        return None if value is None else value.contents
+    constant = value.constant
+    if constant is None or constant.dtype not in _CONTENT_DTYPES or len(constant.shape) > 1:
+        return None
+    if constant.size > CONTENTS_LIMIT or not constant.is_readable:
+        return None
+    array = constant.array()
+    if constant.dtype in _EXACT and not _is_integral(array, _EXACT[constant.dtype]):
+        return None
+    return tuple(int(x) for x in array.reshape(-1).tolist())
+
+
+def _is_integral(array: np.ndarray[Any, Any], limit: int) -> bool:
+    return bool(np.all(np.isfinite(array)) and np.all(np.abs(array) <= limit) and np.all(array == np.trunc(array)))
+
+
+def known_ints(value: Value | None) -> tuple[int, ...] | None:
+    """Return the elements of a small integer tensor when all of them are numbers."""
+    contents = known_contents(value)
+    if contents is None or not all(isinstance(c, int) for c in contents):
+        return None
+    return tuple(c for c in contents if isinstance(c, int))
+
+
+def known_scalar(value: Value | None) -> Dim | None:
+    """Return the only element of an integer tensor, ``None`` when it is not known or there are several."""
+    contents = known_contents(value)
+    return contents[0] if contents is not None and len(contents) == 1 else None
+
+
+def is_constant(value: Value | None) -> bool:
+    """True when the value is a constant whose contents can be read."""
+    return value is not None and value.constant is not None and value.constant.is_readable
+
+
+def scalar_constant(value: Value | None) -> Any:
+    """Return the only element of a constant as a Python number, ``None`` when there is no such constant.
+
+    The shape may be ``[]``, ``[1]``, ``[1,1]`` and so on.
+    """
+    if value is None or value.constant is None or not value.constant.is_readable or value.constant.size != 1:
+        return None
+    return None if value.constant.dtype is DType.STRING else value.constant.item()
+
+
+def same_dims(left: Shape | None, right: Shape | None) -> bool:
+    """True when both shapes are known and equal in every execution."""
+    return left is not None and left == right
+
+
+def element_count(shape: Shape | None) -> int | None:
+    """Return the number of elements, ``None`` when a dim is not static."""
+    if shape is None or not all(isinstance(d, int) for d in shape):
+        return None
+    return math.prod(d for d in shape if isinstance(d, int))
+
+
+def nonnegative_dim(dim: Dim) -> bool:
+    """True when the dim is certainly not negative, given that symbols are not."""
+    if isinstance(dim, int):
+        return dim >= 0
+    return all(c > 0 and all(_nonnegative_atom(a) for a, _ in m) for m, c in dim.terms)
+
+
+def _nonnegative_atom(atom: str | Func) -> bool:
+    if isinstance(atom, str):
+        return True
+    if atom.name == "max":
+        return any(nonnegative_dim(a) for a in atom.args)
+    if atom.name == "%":
+        return nonnegative_dim(atom.args[1])
+    return all(nonnegative_dim(a) for a in atom.args)
+
+
+def positive_dim(dim: Dim) -> bool:
+    """True when the dim is certainly greater than zero."""
+    return nonnegative_dim(dim - 1) if isinstance(dim, Expr) else dim > 0
+
+
+def at_least(left: Dim, right: Dim) -> bool:
+    """True when ``left >= right`` in every execution."""
+    return left == right or nonnegative_dim(left - right)
+
+
+_NONNEGATIVE_OPS = frozenset(
+    "Abs Relu Sigmoid Softmax Exp Sqrt Shape Size NonZero HardSigmoid Softplus ReduceL1 ReduceL2 ReduceSumSquare "
+    "ArgMax ArgMin SequenceLength And Or Not Xor Equal Less Greater LessOrEqual GreaterOrEqual IsNaN IsInf".split()
+)
+_SIGN_KEEPING_OPS = frozenset(
+    "Identity Reshape Flatten Transpose Squeeze Unsqueeze Expand Tile Gather GatherElements GatherND Slice Split "
+    "MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMax ReduceMin ReduceMean ReduceSum".split()
+)
+_CONSTANT_SCAN = 1 << 16
+"""Elements up to which a constant is read to learn its sign."""
+
+
+def nonnegative(value: Value, *, depth: int = 4) -> bool:
+    """True when certainly no element is negative in any execution; NaN does not count as negative.
+
+    Looks through at most ``depth`` operators.  ``-0.0`` counts as not negative.
+    """
+    if value.contents is not None:
+        return all(nonnegative_dim(c) for c in value.contents)
+    if value.constant is not None:
+        return _is_nonnegative_constant(value)
+    node = value.node
+    if node is None or node.domain or depth <= 0:
+        return False
+    if node.op in _NONNEGATIVE_OPS:
+        return value.dtype.is_float or node.op not in ("Abs", "ReduceL1", "ReduceSumSquare")  # integers wrap around
+    if node.op in ("Mul", "Add", "ReduceSum", "ReduceMean") and not value.dtype.is_float:
+        return False
+    if node.op == "Mul" and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]:
+        return True
+    if node.op in ("Mul", "Add", "Max", "Concat"):
+        return len(node.inputs) <= 4 and all(i is not None and nonnegative(i, depth=depth - 1) for i in node.inputs)
+    if node.op not in _SIGN_KEEPING_OPS or not node.inputs or node.inputs[0] is None:
+        return False
+    return nonnegative(node.inputs[0], depth=depth - 1)
+
+
+def _is_nonnegative_constant(value: Value) -> bool:
+    constant = value.constant
+    if constant is None or not constant.is_readable or constant.size > _CONSTANT_SCAN:
+        return False
+    if not (constant.dtype.is_float or constant.dtype.is_integer) or constant.dtype.bits < 8:
+        return False
+    return not bool(np.any(constant.array() < 0))
+
+
+def is_boolean(value: Value | None) -> bool:
+    """True when the value is a tensor of booleans, as masks are."""
+    return value is not None and value.dtype is DType.BOOL

@@ -1,0 +1,400 @@
+"""Passes, pipelines and transactions: which passes there are, in what order they run, and what happens when one fails.
+
+A pipeline is text: ``canonicalize, fold{budget=16MiB}, fixpoint{bound=8}(no-ops, dead-code)``.  A pass runs in a
+transaction: when it raises, or leaves an invalid graph, everything it did is undone, the failure is recorded, and the
+pipeline goes on.  A pass that says that it changed nothing, but did (or the other way round), is caught here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from compiler.errors import AmpcError, CompilerError, ParseError, UnknownNameError, nearest
+from compiler.ir import edit
+from compiler.ir.edit import Journal
+from compiler.ir.graph import Model
+from compiler.ir.infer import infer_changes
+from compiler.ir.verify import verify
+from compiler.rewrite.transform import Context, Pass
+
+DEFAULT_PIPELINE = (
+    "canonicalize, "
+    "fixpoint{bound=8}(constant-conditions, fold, shape-chains, no-ops, cancel, common-subexpressions, dead-code), "
+    "fold-batch-normalization, fold-scale, fold-pad, fold, "
+    "share-constants, flush-denormals, common-subexpressions, dead-code"
+)
+"""What runs when neither the target nor the user says otherwise."""
+
+_BOUND = 10
+"""Rounds of a fixpoint unless its ``bound`` says otherwise."""
+
+
+# What passes there are ---------------------------------------------------------------------------
+
+
+@functools.cache
+def known_passes() -> dict[str, type[Pass]]:
+    """Return every pass by its name: those of the package ``passes``, and those of installed plugins.
+
+    Raises ``CompilerError`` when two passes have one name, or a plugin cannot be imported.
+    """
+    found: dict[str, type[Pass]] = {}
+    for cls in [*_own_passes(), *_plugin_passes()]:
+        if found.setdefault(cls.name, cls) is not cls:
+            other = found[cls.name]
+            raise CompilerError(
+                f"two passes are called {cls.name!r}",
+                why=f"{other.__module__}.{other.__qualname__} and {cls.__module__}.{cls.__qualname__}",
+                hint="rename the plugin's pass (class attribute `name`)",
+            )
+    return dict(sorted(found.items()))
+
+
+def _own_passes() -> Iterator[type[Pass]]:
+    package = importlib.import_module("passes")
+    if not hasattr(package, "AMPC"):
+        raise CompilerError(
+            "the package 'passes' that was imported is not ampc's",
+            where=str(getattr(package, "__file__", "?")),
+            why="a package of yours with the same name comes first on sys.path",
+            hint="run ampc from another folder, or install it in an environment of its own",
+        )
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
+        yield from _passes_in(importlib.import_module(f"passes.{info.name}"))
+
+
+def _passes_in(module: Any) -> list[type[Pass]]:
+    return [
+        value
+        for _, value in sorted(vars(module).items())
+        if isinstance(value, type) and issubclass(value, Pass) and value.__module__ == module.__name__ and "run" in vars(value)
+    ]
+
+
+def _plugin_passes() -> Iterator[type[Pass]]:
+    from importlib.metadata import entry_points
+
+    for entry in sorted(entry_points(group="ampc.passes"), key=lambda e: e.name):
+        try:
+            loaded = entry.load()
+        except Exception as error:  # a plugin may fail in any way
+            raise CompilerError(
+                f"the plugin {entry.name!r} cannot be loaded", where=entry.value, why=f"{type(error).__name__}: {error}"
+            ) from error
+        if isinstance(loaded, type) and issubclass(loaded, Pass):
+            yield loaded
+        else:
+            yield from _passes_in(loaded)
+
+
+def function_pass(name: str, function: Any) -> Pass:
+    """Wrap ``function(graph, ctx) -> bool`` as a pass of the given name, for use in a pipeline list."""
+
+    class _FunctionPass(Pass):
+        def run(self, graph: Any, ctx: Context) -> bool:
+            return bool(function(graph, ctx))
+
+    _FunctionPass.name = name
+    return _FunctionPass()
+
+
+# Pipelines as text -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fixpoint:
+    """Steps that repeat until none of them changes anything, at most ``bound`` times."""
+
+    steps: tuple[Step, ...]
+    bound: int = _BOUND
+
+
+Step = Pass | Fixpoint
+
+_TOKEN = re.compile(r"\s*(?:([A-Za-z][\w-]*)|(\{[^{}]*\})|([(),]))")
+
+
+def parse_pipeline(text: str) -> list[Step]:
+    """Parse a pipeline; raises ``ParseError`` with the column, ``UnknownNameError`` for a name that does not exist."""
+    tokens = list(_tokens(text))
+    steps, position = _steps(tokens, 0, text, depth=0)
+    if position < len(tokens):
+        raise _syntax(text, tokens[position][2], "')' without '('")
+    return steps
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+    position = 0
+    while text[position:].strip():
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise _syntax(text, position, f"unexpected {text[position:].strip()[0]!r}")
+        kind = "name" if match[1] else "options" if match[2] else match[3]
+        yield kind, match[0].strip(), match.end() - len(match[0].strip())
+        position = match.end()
+
+
+def _syntax(text: str, column: int, why: str) -> ParseError:
+    return ParseError(
+        "the pipeline does not parse",
+        where=f"column {column + 1}: {text}\n{' ' * (len(f'  where: column {column + 1}: ') + column)}^",
+        why=why,
+        hint="write pass,pass{option=value},fixpoint{bound=8}(pass,pass)",
+    )
+
+
+def _steps(tokens: list[tuple[str, str, int]], position: int, text: str, depth: int) -> tuple[list[Step], int]:
+    steps: list[Step] = []
+    while position < len(tokens):
+        kind, word, column = tokens[position]
+        if kind == ")":
+            break
+        if kind == ",":
+            position += 1
+            continue
+        if kind != "name":
+            raise _syntax(text, column, f"a pass name was expected, not {word!r}")
+        position += 1
+        options: dict[str, str] = {}
+        if position < len(tokens) and tokens[position][0] == "options":
+            options = _options(tokens[position][1], text, tokens[position][2])
+            position += 1
+        if word == "fixpoint":
+            step, position = _fixpoint(tokens, position, text, column, options, depth)
+            steps.append(step)
+        else:
+            steps.append(make_pass(word, options))
+    return steps, position
+
+
+def _fixpoint(
+    tokens: list[tuple[str, str, int]], position: int, text: str, column: int, options: dict[str, str], depth: int
+) -> tuple[Fixpoint, int]:
+    if position >= len(tokens) or tokens[position][0] != "(" or depth > 8:
+        raise _syntax(text, column, "'fixpoint' needs passes in parentheses, nested at most 8 deep")
+    inner, position = _steps(tokens, position + 1, text, depth + 1)
+    if position >= len(tokens):
+        raise _syntax(text, len(text), "')' is missing")
+    unknown = [k for k in options if k != "bound"]
+    if unknown:
+        raise UnknownNameError(f"fixpoint has no option {unknown[0]!r}", hint=nearest(unknown[0], ["bound"]))
+    bound = _convert("fixpoint", "bound", options.get("bound", str(_BOUND)), int)
+    if bound < 1:
+        raise ParseError(f"fixpoint{{bound={bound}}}: the bound must be at least 1")
+    return Fixpoint(tuple(inner), bound), position + 1
+
+
+def _options(word: str, text: str, column: int) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for part in filter(None, (p.strip() for p in word[1:-1].split(","))):
+        key, equals, value = (p.strip() for p in part.partition("="))
+        if not equals or not key or not value:
+            raise _syntax(text, column, f"{part!r} is not option=value")
+        options[key] = value
+    return options
+
+
+def make_pass(name: str, options: dict[str, str] | None = None) -> Pass:
+    """Return a pass by name, its options given as text."""
+    passes = known_passes()
+    if name not in passes:
+        raise UnknownNameError(f"there is no pass {name!r}", hint=nearest(name, list(passes)))
+    cls = passes[name]
+    fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    values: dict[str, Any] = {}
+    for key, value in (options or {}).items():
+        attribute = key.replace("-", "_")
+        if attribute not in fields:
+            raise UnknownNameError(f"pass {name!r} has no option {key!r}", hint=nearest(key, list(fields)) if fields else "it has none")
+        values[attribute] = _convert(name, key, value, type(fields[attribute].default))
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ParseError(f"pass {name!r} refuses its options", why=str(error)) from error
+
+
+def _convert(name: str, key: str, value: str, kind: type) -> Any:
+    if kind is bool:
+        if value.lower() in ("true", "1", "yes", "on"):
+            return True
+        if value.lower() in ("false", "0", "no", "off"):
+            return False
+    elif kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass  # reported below, with the place
+    else:
+        return value
+    raise ParseError(f"{name}{{{key}={value}}}: a value of type {kind.__name__} was expected")
+
+
+def format_pipeline(steps: Sequence[Step]) -> str:
+    """Return the canonical text of a pipeline."""
+    return ", ".join(_format_step(s) for s in steps)
+
+
+def _format_step(step: Step) -> str:
+    if isinstance(step, Fixpoint):
+        return f"fixpoint{{bound={step.bound}}}({format_pipeline(step.steps)})"
+    if not dataclasses.is_dataclass(step):
+        return step.name
+    changed = [
+        f"{f.name.replace('_', '-')}={getattr(step, f.name)}" for f in dataclasses.fields(step) if getattr(step, f.name) != f.default
+    ]
+    return step.name + (f"{{{', '.join(changed)}}}" if changed else "")
+
+
+def pass_names(steps: Iterable[Step]) -> list[str]:
+    """Return the names of all passes of a pipeline, in order of their first occurrence."""
+    found: dict[str, None] = {}
+    for step in steps:
+        found.update(dict.fromkeys(pass_names(step.steps) if isinstance(step, Fixpoint) else [step.name]))
+    return list(found)
+
+
+# Running -----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class PassRecord:
+    """What one run of one pass did; times in milliseconds."""
+
+    name: str
+    changed: bool = False
+    rewrites: dict[str, int] = field(default_factory=dict)
+    refusals: dict[str, int] = field(default_factory=dict)
+    ms: float = 0.0
+    nodes_before: int = 0
+    nodes_after: int = 0
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object; ``rewrites`` is the total, ``kinds`` what it is made of."""
+        return {
+            "name": self.name,
+            "changed": self.changed,
+            "rewrites": sum(self.rewrites.values()),
+            "kinds": dict(sorted(self.rewrites.items())),
+            "refusals": dict(sorted(self.refusals.items())),
+            "ms": round(self.ms, 3),
+            "nodes_before": self.nodes_before,
+            "nodes_after": self.nodes_after,
+            "error": self.error,
+        }
+
+
+class Observer(Protocol):
+    """Sees the model around every pass."""
+
+    def before(self, model: Model, name: str) -> None:
+        """Look at the model before a pass runs."""
+
+    def after(self, model: Model, record: PassRecord, journal: Journal) -> None:
+        """Look at the model after a pass changed it and the change was kept."""
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs pipelines on one model.
+
+    ``verify_each`` checks all invariants after each pass that changed something; ``strict`` raises where the default
+    rolls back; ``disable`` names passes that are left out, ``until`` the pass after whose first run everything stops.
+    """
+
+    model: Model
+    ctx: Context = field(default_factory=Context)
+    observers: Sequence[Observer] = ()
+    disable: frozenset[str] = frozenset()
+    until: str = ""
+    verify_each: bool = True
+    strict: bool = False
+    records: list[PassRecord] = field(default_factory=list)
+    _changes: int = 0
+    _settled: dict[str, int] = field(default_factory=dict)
+    _stopped: bool = False
+
+    def run(self, steps: Sequence[Step]) -> list[PassRecord]:
+        """Run the steps in order and return the records of all runs so far."""
+        for step in steps:
+            if self._stopped:
+                break
+            if isinstance(step, Fixpoint):
+                self._fixpoint(step)
+            else:
+                self._pass(step)
+        return self.records
+
+    def _fixpoint(self, step: Fixpoint) -> None:
+        for _ in range(step.bound):
+            before = self._changes
+            self.run(step.steps)
+            if self._changes == before or self._stopped:
+                return
+
+    def _pass(self, step: Pass) -> None:
+        if step.name in self.disable:
+            return
+        key = _format_step(step)
+        if self._settled.get(key) != self._changes:  # otherwise it saw exactly this graph and did nothing
+            self._transaction(step)
+            self._settled[key] = self._changes
+        self._stopped = self._stopped or step.name == self.until
+
+    def _transaction(self, step: Pass) -> None:
+        model, ctx = self.model, self.ctx
+        ctx.rewrites, ctx.refusals = {}, {}
+        record = PassRecord(step.name, nodes_before=_node_count(model))
+        for o in self.observers:
+            o.before(model, step.name)
+        started = time.perf_counter()
+        journal = edit.begin(model)
+        try:
+            said = step.run(model.graph, ctx)
+            self._check_truth(step, said, journal)
+            if journal.changed:
+                infer_changes(model, journal)
+                if self.verify_each:
+                    verify(model)
+            edit.commit(model)
+        except Exception as error:
+            edit.rollback(model)
+            record.error = str(error) if isinstance(error, AmpcError) else f"{type(error).__name__}: {error}"
+            if self.strict:
+                raise
+        record.changed = journal.changed and not record.error
+        record.rewrites, record.refusals = (ctx.rewrites if record.changed else {}), ctx.refusals
+        record.ms = (time.perf_counter() - started) * 1e3
+        record.nodes_after = _node_count(model)
+        self.records.append(record)
+        if record.changed:
+            self._changes += 1
+            for o in self.observers:
+                o.after(model, record, journal)
+
+    def _check_truth(self, step: Pass, said: bool, journal: Journal) -> None:
+        if bool(said) != journal.changed:
+            did = "changed the graph" if journal.changed else "changed nothing"
+            raise CompilerError(
+                f"pass {step.name!r} did not tell the truth",
+                why=f"it {did}, and returned {said!r}",
+                hint="return True exactly when the graph was changed through compiler.ir.edit",
+            )
+
+
+def _node_count(model: Model) -> int:
+    return sum(g.node_count for g in model.graph.all_graphs())
+
+
+def run_pipeline(model: Model, pipeline: str | Sequence[Step] = DEFAULT_PIPELINE, **options: Any) -> list[PassRecord]:
+    """Run a pipeline on a model that was loaded, lifted and inferred; ``options`` are the fields of ``Runner``."""
+    steps = parse_pipeline(pipeline) if isinstance(pipeline, str) else list(pipeline)
+    return Runner(model, **options).run(steps)

@@ -1,0 +1,1 @@
+"""Transformations: the pass contract and the registry that finds passes; later the rule engine."""

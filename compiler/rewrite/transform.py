@@ -1,0 +1,72 @@
+"""The contract between the compiler and its passes.
+
+A ``Pass`` is a frozen dataclass; its fields are its options in a pipeline (``fold{budget=16MiB}``).  ``run`` gets a
+valid graph and leaves a valid graph; it changes graphs only through ``compiler.ir.edit``; it returns whether it changed
+anything, and the manager checks that it told the truth.  The first line of the docstring is the pass's documentation.
+
+Passes are found, never registered by hand: every subclass in a module of the package ``passes``, and whatever the
+entry point group ``ampc.passes`` names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from compiler.ir.constant import Constant
+from compiler.ir.graph import Graph, Node, Value
+
+
+class Evaluator(Protocol):
+    """Computes constants with the runtime's own kernels, in a child process, within limits of time and memory."""
+
+    def __call__(self, nodes: Sequence[Node], wanted: Sequence[Value]) -> list[Constant] | str:
+        """Return the constants of the ``wanted`` outputs of ``nodes``, or the reason why they cannot be had.
+
+        All inputs of ``nodes`` must be constants or outputs of others among them; ``nodes`` stand in order.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Context:
+    """What a pass may use besides the graph.
+
+    ``evaluate`` runs nodes on constants (``None`` when no runtime is to be used), ``infer`` recomputes types and facts
+    of a graph after changes, ``target`` is the target description.  ``count`` and ``refuse`` feed the report.
+    """
+
+    target: Any = None
+    evaluate: Evaluator | None = None
+    infer: Callable[[Graph], None] | None = None
+    rewrites: dict[str, int] = field(default_factory=dict)
+    refusals: dict[str, int] = field(default_factory=dict)
+
+    def count(self, rewrite: str, times: int = 1) -> None:
+        """Record that a rewrite was done."""
+        self.rewrites[rewrite] = self.rewrites.get(rewrite, 0) + times
+
+    def refuse(self, reason: str) -> None:
+        """Record why something that looked like a match was left alone."""
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+
+class Pass:
+    """A transformation of a whole graph, nested graphs included.
+
+    Subclasses are frozen dataclasses.  ``name`` is derived from the class name (``DeadCode`` is ``dead-code``) unless
+    given.  ``stage`` says where the default pipeline puts it, if at all.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        """Derive the command-line name."""
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        """Transform the main graph (and what is nested in it); return whether anything changed."""
+        raise NotImplementedError(f"pass {self.name} does not implement run()")

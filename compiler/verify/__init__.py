@@ -1,0 +1,1 @@
+"""Evidence: run models in a child process, and compare what they compute."""
