@@ -21,7 +21,7 @@ from compiler.errors import AmpcError, CompilerError, ParseError, UnknownNameErr
 from compiler.ir import edit
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Model
-from compiler.ir.infer import infer_changes
+from compiler.ir.reinfer import infer_changes
 from compiler.ir.verify import verify
 from compiler.rewrite.transform import Context, Pass
 

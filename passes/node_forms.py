@@ -28,7 +28,7 @@ def is_current(node: Node, *ops: str) -> bool:
 
 def has_axes_input(node: Node) -> bool:
     """True when the node is a reduction whose axes are its second input."""
-    if not node.is_op() and not (not node.domain and node.op.startswith("Reduce")):
+    if node.domain or not node.op.startswith("Reduce"):
         return False
     return node.version >= _FIRST_REDUCE or node.version == 0 or is_current(node, "ReduceSum")
 
@@ -126,6 +126,7 @@ def rewrite(
         loc=edit.merge_locs([node], by),
     )
     made.name = node.name
+    made.output.contents = old.contents
     edit.replace(old, made.output)
     edit.erase(node)
     if old.name == name and name != made.output.name:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def default_folder() -> Path:
     """Return the user's cache folder for this program; it need not exist."""
-    from platformdirs import user_cache_dir  # noqa: PLC0415 - only a cold start needs it
+    from platformdirs import user_cache_dir  # a few milliseconds, not needed when a folder is given
 
     return Path(user_cache_dir("ampc"))
 

@@ -201,7 +201,7 @@ def _tables(key: str, folder: Path) -> dict[str, KernelTable]:
 
 def _read_registry() -> _Stored:
     """Import ONNX Runtime and copy its kernel registry."""
-    from onnxruntime.capi import _pybind_state  # noqa: PLC0415 - heavy, and not needed when the cache is warm
+    from onnxruntime.capi import _pybind_state  # heavy, and not needed when the cache is warm
 
     types: dict[tuple[str, ...], int] = {}
     rows = []

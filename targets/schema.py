@@ -8,7 +8,7 @@ merged two; ``decode.py`` walks these classes instead and uses msgspec for the l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from targets.names import THREAD_COUNT_WORDS
 from targets.quantity import Bandwidth, Duration, Size, Throughput
@@ -150,7 +150,7 @@ class Target:
         exact = self.numerics.int8.exact_with if self.numerics.int8 else ()
         return bool(exact) and not set(exact) & set(self.machine.isa)
 
-    def session_settings(self) -> dict[str, object]:
+    def session_settings(self) -> dict[str, Any]:
         """Return ``{"providers": [[name, options]], "session_options": {...}, "config_entries": {...}}``.
 
         The values are plain (strings, numbers, booleans), so that the result can be stored as JSON and

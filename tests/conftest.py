@@ -56,7 +56,7 @@ def compiled(oracle: Child) -> Compiled:
     """Compile a model, hold the result to its original, and return it.
 
     ``compiled(model, feeds, **options)``: the options go to ``compile_model``; inputs without a feed are
-    drawn from their declared types.  Verification is off unless asked for, so that the passes are what is tested.
+    drawn from their declared types.  Verification is off unless asked for: it is the passes that are tested.
     """
 
     def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> Any:

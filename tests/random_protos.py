@@ -1,4 +1,4 @@
-"""Random ONNX protobufs that hold tensors wherever ONNX allows them: valid on the wire, senseless as models."""
+"""Random ONNX protobufs that hold tensors wherever ONNX allows them: valid on the wire, not as models."""
 
 from __future__ import annotations
 

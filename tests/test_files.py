@@ -1,9 +1,11 @@
-"""Laws of opening files: only regular files of the user's own, and only below the model's folder for tensors."""
+"""Laws of opening files: regular files only, and for tensors only those below the model's folder."""
 
 from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from onnx import TensorProto
 from compiler.errors import InputError, ModelError
 from compiler.frontend.files import ExternalFiles, external_reference, open_regular
 
+ROOT = Path(__file__).parent.parent
 DATA = bytes(range(256)) * 4
 
 
@@ -45,14 +48,14 @@ def test_a_model_file_is_mapped_read_only(folder: Path) -> None:
         assert view == DATA and view.readonly
 
 
-def test_what_is_no_regular_file_is_refused_unopened(folder: Path) -> None:
+def test_what_is_no_regular_file_is_refused_unopened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing, empty and special files give ``InputError`` with their path, at once."""
     os.mkfifo(folder / "fifo")
     (folder / "empty").touch()
     (folder / "dangling").symlink_to("nowhere")
     (folder / "loop").symlink_to("loop")
     with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(folder)
+        monkeypatch.chdir(folder)  # the name of a socket is at most 107 bytes
         server.bind("socket")
         for name, why in {
             "fifo": "FIFO",
@@ -118,7 +121,7 @@ def test_a_file_is_mapped_once(folder: Path) -> None:
     ],
 )
 def test_unsafe_locations_are_refused(folder: Path, location: str) -> None:
-    """A location that leaves the folder, or names no file in it, gives ``ModelError`` with the tensor's name."""
+    """A location that leaves the folder, or names no file in it, gives ``ModelError`` with the tensor."""
     with pytest.raises(ModelError) as caught:
         ExternalFiles(folder).tensor(external(location=location))
     assert "'weights'" in caught.value.where and caught.value.why and caught.value.hint
@@ -207,6 +210,22 @@ def test_an_empty_tensor_reads_nothing(folder: Path) -> None:
     tensor = external(location="empty")
     tensor.dims[0] = 0
     assert ExternalFiles(folder).tensor(tensor) == b""
+
+
+def test_many_data_files_are_no_limit(folder: Path) -> None:
+    """A model with a file per tensor opens even where the system's default allows few open files."""
+    for number in range(60):
+        (folder / f"{number}.bin").write_bytes(DATA)
+    code = """
+import resource, sys
+from compiler.frontend.files import ExternalFiles
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+files = ExternalFiles(sys.argv[1])
+print(sum(len(files.view(f"{number}.bin", 0, 1024, 1024, "w")) for number in range(60)))
+"""
+    command = [sys.executable, "-c", code, folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 60 * 1024
 
 
 @given(location=st.text(st.sampled_from("./\\ab\0:C-w*"), max_size=12))

@@ -1,4 +1,4 @@
-"""Hold the laws of legality tables and limits: they say what ONNX Runtime does, and survive every state of the cache."""
+"""Hold the laws of kernel tables and limits: they say what ONNX Runtime does, in any state of the cache."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_closed_range_matches_all_between() -> None:
 
 
 def test_constraints_not_mentioned_are_met() -> None:
-    """A constraint on an input that the node leaves out does not matter, as do types that no kernel constrains."""
+    """Constraints on inputs that the node leaves out do not matter, nor types that no kernel constrains."""
     kernels_of = made(row(T=("tensor(float)",), M=("tensor(int32)",)))
     assert kernels_of.supports("", "Op", 1, {"T": "tensor(float)", "U": "tensor(bool)"})
     assert not kernels_of.supports("", "Op", 1, {"T": "tensor(float)", "M": "tensor(int64)"})
@@ -122,7 +122,7 @@ def test_types_must_fit_one_kernel() -> None:
 
 
 def test_refusals_say_why() -> None:
-    """A refusal names the operator and, as far as they exist, the versions and types that there are kernels for."""
+    """A refusal names the operator and, if there are any, the versions and types that have kernels."""
     kernels_of = made(row(first=1, last=5, T=("x",)), row(first=6, T=("y",)))
     assert kernels_of.supports("", "Else", 1, {}).reason == "CPUExecutionProvider has no kernel of Else"
     assert kernels_of.supports("", "Op", 7, {}).reason.endswith("of Op at version 7, only at 1-5, 6")
@@ -143,12 +143,12 @@ def test_standard_domain_has_two_names(table: KernelTable) -> None:
 
 @pytest.mark.parametrize("op", UNARY)
 def test_supported_is_what_loads(table: KernelTable, op: str) -> None:
-    """For each version and type of an operator, there is a kernel in the table exactly if ONNX Runtime opens it."""
+    """For each version and type of an operator, the table has a kernel exactly if ONNX Runtime opens it."""
     for opset in (9, 13, 22):
         schema = onnx.defs.get_schema(op, opset, "")
         variable, allowed = schema.inputs[0].type_str, schema.inputs[0].types
         for name, kind in TYPES.items():
-            if name in allowed and not (op == "Relu" and opset == 9):
+            if name in allowed:
                 answer = table.supports("", op, schema.since_version, {variable: name})
                 assert bool(answer) == loads(op, opset, kind), f"{op} {opset} {name}: {answer.reason}"
 
@@ -207,7 +207,7 @@ def test_unknown_provider_suggests_the_nearest(warm: Path) -> None:
 
 def test_missing_runtime_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without ONNX Runtime the error says so, and how to get it."""
-    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for ask in (kernels, probe):
         with pytest.raises(TargetError, match="pip install onnxruntime"):
             ask(cache=tmp_path)
@@ -274,7 +274,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk_cache.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     assert disk_cache.remembered(dict, lambda: {"a": 1}, key="k", folder=tmp_path) == {"a": 1}
     assert cached(tmp_path) == []
 
@@ -291,7 +291,7 @@ def test_build_of_runtime_is_in_the_key(tmp_path: Path, monkeypatch: pytest.Monk
     class Spec:
         submodule_search_locations: Any = (str(folder.parent),)
 
-    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: Spec)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: Spec)
     before = installed.installed()
     library.write_bytes(b"other")
     assert installed.installed().build != before.build
@@ -309,9 +309,10 @@ def test_shipped_data_serve_absent_providers(
     """A data file in the stored form makes a provider known that is not installed."""
     data = tmp_path / "kernels_data"
     data.mkdir()
-    text = '{"source": "a test", "types": [["tensor(float)"]], "kernels": [["QNNExecutionProvider", "", "Conv", 11, 21, {"T": 0}]]}'
+    kernel = '["QNNExecutionProvider", "", "Conv", 11, 21, {"T": 0}]'
+    text = f'{{"source": "a test", "types": [["tensor(float)"]], "kernels": [{kernel}]}}'
     (data / "QNNExecutionProvider.json").write_text(text)
-    monkeypatch.setattr(kernels_module.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     answer = kernels("QNNExecutionProvider", cache=warm)
     assert answer.supports("", "Conv", 11, {"T": "tensor(float)"}) and answer.source == "a test"
     assert not answer.supports("", "Conv", 22, {"T": "tensor(float)"})
@@ -355,7 +356,7 @@ def test_probe_models_are_valid(domain: str) -> None:
 
 
 def test_limits_of_domains(warm: Path) -> None:
-    """Every probed domain has a limit that comes from its own schemas, and none from the highest number tried."""
+    """Every probed domain has a limit that comes from its schemas, not from the highest number tried."""
     found = probe(cache=warm)
     assert set(found.max_opset) == {"", "ai.onnx.ml"}
     assert 1 <= found.max_opset["ai.onnx.ml"] < found.max_opset[""] < limits._HIGHEST
@@ -375,7 +376,7 @@ def test_limits_depend_on_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
 def test_limits_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child runs once; afterwards the answer comes from memory, then from disk."""
     first = probe(cache=tmp_path)
-    monkeypatch.setattr(limits.subprocess, "run", None)
+    monkeypatch.setattr("subprocess.run", None)
     assert probe(cache=tmp_path) is first
     limits._remembered.cache_clear()
     assert probe(cache=tmp_path) == first
@@ -433,7 +434,7 @@ def test_settings_apply_to_the_installed_runtime(name: str) -> None:
 
 
 def test_session_fields_exist_in_the_installed_runtime() -> None:
-    """Every field in the table is an attribute of ``SessionOptions``, of the type or with the enumerators stated."""
+    """Every field in the table is an attribute of ``SessionOptions``, of the stated type or enumerators."""
     options = onnxruntime.SessionOptions()
     for name, kind in SESSION_FIELDS.items():
         value = getattr(options, name)

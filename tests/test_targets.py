@@ -1,4 +1,4 @@
-"""Hold the laws of target descriptions: what is read is what was written, and every mistake is named with its cure."""
+"""Hold the laws of target files: what is read is what was written, and mistakes are named with their cure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,9 @@ from targets.errors import nearest
 from targets.names import CONFIG_ENTRIES, PROVIDERS, SESSION_FIELDS
 from targets.quantity import Bandwidth, Duration, Quantity, Size, Throughput
 from targets.schema import Caches
+
+Write = Callable[..., str]
+Install = Callable[..., None]
 
 CPU_TARGETS = ["cpu", "cpu_avx", "cpu_avx2", "cpu_avx512"]
 
@@ -40,7 +45,7 @@ providers = [["CPUExecutionProvider", {}]]
 
 
 @pytest.fixture
-def write(tmp_path: Path):
+def write(tmp_path: Path) -> Write:
     """Return a function that writes a target file and gives its path."""
 
     def write_file(text: str, name: str = "mine.toml") -> str:
@@ -84,7 +89,7 @@ def test_shipped_targets_extend_one_level_only() -> None:
 def test_richer_instruction_sets_compute_faster() -> None:
     """The order of the CPU targets is the order of their arithmetic rates."""
     targets_in_order = [load_target(name).machine.flops for name in CPU_TARGETS]
-    for slower, faster in zip(targets_in_order, targets_in_order[1:], strict=False):
+    for slower, faster in pairwise(targets_in_order):
         assert all(slower[kind] < faster[kind] for kind in slower)
 
 
@@ -104,7 +109,7 @@ def test_settings_survive_json() -> None:
 
 
 def test_settings_of_cpu_target() -> None:
-    """The CPU target's settings separate fields from config entries and resolve the word for thread counts."""
+    """Settings separate fields from config entries and resolve the word for the number of threads."""
     settings = load_target("cpu_avx2").session_settings()
     assert settings["providers"] == [["CPUExecutionProvider", {}]]
     assert settings["session_options"] == {
@@ -138,10 +143,11 @@ def test_targets_are_frozen() -> None:
 
 
 def test_importing_targets_imports_no_runtime() -> None:
-    """Loading and listing targets imports neither ONNX Runtime, onnx, numpy nor anything of the compiler."""
+    """Loading and listing targets imports no runtime, no onnx, no numpy and nothing of the compiler."""
     code = (
         "import sys, targets; targets.load_target('auto'); targets.list_targets();"
-        "print([m for m in ('onnxruntime', 'onnx', 'numpy', 'compiler', 'passes', 'tools') if m in sys.modules])"
+        "heavy = {'onnxruntime', 'onnx', 'numpy', 'compiler', 'passes', 'tools'};"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     root = Path(targets.__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
@@ -151,7 +157,7 @@ def test_importing_targets_imports_no_runtime() -> None:
 # Files of the user's own
 
 
-def test_minimal_file_loads(write) -> None:
+def test_minimal_file_loads(write: Write) -> None:
     """A file with only the required keys is a target, and the rest has its defaults."""
     target = load_target(write(MINIMAL))
     assert (target.name, target.extends, target.machine.isa, target.pipeline.passes) == ("mine", "", (), ())
@@ -160,7 +166,7 @@ def test_minimal_file_loads(write) -> None:
     assert target.session_settings()["config_entries"] == {}
 
 
-def test_file_extends_shipped_target(write) -> None:
+def test_file_extends_shipped_target(write: Write) -> None:
     """Tables merge key by key with those of the extended target; lists and values are replaced."""
     path = write("""
         name = "mine"
@@ -184,14 +190,14 @@ def test_file_extends_shipped_target(write) -> None:
     assert "session.intra_op.allow_spinning" not in load_target("cpu_avx2").runtime.session
 
 
-def test_file_extends_file_beside_it(write) -> None:
+def test_file_extends_file_beside_it(write: Write) -> None:
     """A path in ``extends`` starts at the file that says it, wherever the current directory is."""
     write(MINIMAL.replace('"mine"', '"below"'), "below.toml")
     target = load_target(write('name = "mine"\nextends = "below.toml"\nsummary = "s"'))
     assert target.machine.cores == 2
 
 
-def test_every_provider_is_accepted(write) -> None:
+def test_every_provider_is_accepted(write: Write) -> None:
     """A target can be written for any provider of ONNX Runtime, with options of any plain type."""
     for name in PROVIDERS:
         options = '{ device_id = 0, use_tf32 = true, ratio = 0.5, path = "x" }'
@@ -200,7 +206,7 @@ def test_every_provider_is_accepted(write) -> None:
         assert target.session_settings()["providers"] == [expected]
 
 
-def test_gpu_sized_machine_needs_no_new_keys(write) -> None:
+def test_gpu_sized_machine_needs_no_new_keys(write: Write) -> None:
     """Device-wide rates, TB/s and fallback chains of providers are expressible."""
     text = MINIMAL.replace('"10 GF/s/core"', '"60 TF/s"').replace('"10 GB/s"', '"3.3 TB/s"')
     text = text.replace('[["CPU', '[["CUDAExecutionProvider", {}], ["CPU')
@@ -258,8 +264,10 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("right", "wrong", "key", "near"), MISTAKES)
-def test_mistake_is_named_with_file_key_and_cure(write, right: str, wrong: str, key: str, near: str) -> None:
-    """Every mistake in a file is reported with the file, the dotted key and, where one is close, the valid name."""
+def test_mistake_is_named_with_file_key_and_cure(
+    write: Write, right: str, wrong: str, key: str, near: str
+) -> None:
+    """Every mistake in a file is reported with the file, the dotted key and the nearest valid name."""
     assert right in MINIMAL
     path = write(MINIMAL.replace(right, wrong))
     error = failure(path)
@@ -290,26 +298,26 @@ SESSION_MISTAKES = [
 
 
 @pytest.mark.parametrize(("line", "key", "near"), SESSION_MISTAKES)
-def test_session_mistake_is_named(write, line: str, key: str, near: str) -> None:
-    """Session settings that ONNX Runtime would refuse, or silently ignore, are refused when the file is loaded."""
+def test_session_mistake_is_named(write: Write, line: str, key: str, near: str) -> None:
+    """Session settings that ONNX Runtime would refuse, or ignore, are refused when the file is loaded."""
     path = write(f"{MINIMAL}\n[runtime.session]\n{line}\n")
     error = failure(path)
     assert (error.file, error.key, error.nearest) == (path, f"runtime.session.{key}", near)
 
 
-def test_new_config_entries_are_let_through(write) -> None:
-    """A config entry that resembles no known one is accepted: releases add entries faster than a table follows."""
+def test_new_config_entries_are_let_through(write: Write) -> None:
+    """A config entry that resembles no known one is accepted, since every release adds some."""
     path = write(f'{MINIMAL}\n[runtime.session]\n"session.quantum_annealing" = "1"\n')
     assert load_target(path).runtime.session == {"session.quantum_annealing": "1"}
 
 
-def test_quantity_mistake_lists_units(write) -> None:
+def test_quantity_mistake_lists_units(write: Write) -> None:
     """A bare number is answered with the units and an example."""
     error = failure(write(MINIMAL.replace('"10 GB/s"', "40")))
     assert "40" in error.why and "GB/s, TB/s" in error.why and '"40 GB/s"' in error.why
 
 
-def test_error_names_the_file_the_key_came_from(write) -> None:
+def test_error_names_the_file_the_key_came_from(write: Write) -> None:
     """After ``extends``, a mistake is blamed on the file that holds it."""
     below = write(MINIMAL.replace('"mine"', '"below"').replace('"1 us"', "1"), "below.toml")
     above = write('name = "mine"\nextends = "below.toml"\nsummary = "s"\n[machine]\ncores = 4')
@@ -320,7 +328,7 @@ def test_error_names_the_file_the_key_came_from(write) -> None:
     assert failure(above).file == above
 
 
-def test_chains_end_after_three_files(write) -> None:
+def test_chains_end_after_three_files(write: Write) -> None:
     """A file may extend one that extends another, and no further."""
     write(MINIMAL.replace('"mine"', '"a"'), "a.toml")
     write('name = "b"\nextends = "a.toml"\nsummary = "s"', "b.toml")
@@ -427,7 +435,7 @@ def test_known_names_are_sorted_and_unique() -> None:
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Return a function that installs a distribution with entry points for targets."""
 
     def install(distribution: str, points: str, **files: str) -> None:
@@ -449,7 +457,7 @@ def board(name: str) -> str:
     return f'name = "{name}"\nextends = "cpu_avx2"\nsummary = "a board"\n'
 
 
-def test_plugin_gives_a_path(plugin) -> None:
+def test_plugin_gives_a_path(plugin: Install) -> None:
     """An entry point may be a path, and its target extends shipped ones, loads and is listed."""
     module = "from pathlib import Path\nfile = str(Path(__file__).with_name('b1.toml'))\n"
     plugin("boards1", "board1 = boards1:file", boards1_dot_py=module, b1_dot_toml=board("board1"))
@@ -457,7 +465,7 @@ def test_plugin_gives_a_path(plugin) -> None:
     assert list_targets()[-1].name == "board1"
 
 
-def test_plugin_gives_a_package_or_module(plugin) -> None:
+def test_plugin_gives_a_package_or_module(plugin: Install) -> None:
     """An entry point may be a package that holds ``<name>.toml``, or a module that it lies beside."""
     files = {
         "boards2__board2_dot_toml": board("board2"),
@@ -469,14 +477,14 @@ def test_plugin_gives_a_package_or_module(plugin) -> None:
     assert load_target("board3").name == "board3"
 
 
-def test_plugin_with_a_taken_name_is_an_error(plugin) -> None:
+def test_plugin_with_a_taken_name_is_an_error(plugin: Install) -> None:
     """A plugin that takes a shipped name is reported with both owners, whatever is loaded."""
     plugin("boards4", "cpu_avx2 = boards4")
     error = failure("cpu")
     assert "cpu_avx2" in error.why and "boards4" in error.why and "ampc itself" in error.why
 
 
-def test_two_plugins_with_one_name_are_an_error(plugin) -> None:
+def test_two_plugins_with_one_name_are_an_error(plugin: Install) -> None:
     """Two plugins that take the same name are reported with both distributions."""
     plugin("boards5", "board5 = boards5")
     plugin("boards6", "board5 = boards6")
@@ -484,7 +492,7 @@ def test_two_plugins_with_one_name_are_an_error(plugin) -> None:
     assert "boards5" in error.why and "boards6" in error.why
 
 
-def test_broken_plugin_is_named_and_harms_nobody_else(plugin) -> None:
+def test_broken_plugin_is_named_and_harms_nobody_else(plugin: Install) -> None:
     """A plugin that fails to load is named by the list and by its own load; other targets still load."""
     plugin("boards7", "board7 = boards7\nboard8 = boards8:x", boards7_dot_py="1/0", boards8_dot_py="x = 3")
     assert load_target("cpu").name == "cpu"
@@ -494,7 +502,7 @@ def test_broken_plugin_is_named_and_harms_nobody_else(plugin) -> None:
     assert "division" in problems["board7"] and not problems["cpu"]
 
 
-def test_plugin_file_must_bear_the_entry_points_name(plugin) -> None:
+def test_plugin_file_must_bear_the_entry_points_name(plugin: Install) -> None:
     """A file found by one name that says another is refused, since reports would name neither."""
     plugin("boards9", "board9 = boards9", boards9_dot_py="", board9_dot_toml=board("other"))
     assert failure("board9").key == "name"
@@ -510,7 +518,14 @@ flags\t\t: fpu sse4_1 sse4_2 smep {flags}
 """
 
 
-def fake(root: Path, *, flags: str = "avx avx2 fma", cpus: int = 4, smt: int = 2, **files: str) -> Path:
+def fake(
+    root: Path,
+    files: Mapping[str, str] | None = None,
+    *,
+    flags: str = "avx avx2 fma",
+    cpus: int = 4,
+    smt: int = 2,
+) -> Path:
     """Write the ``/proc`` and ``/sys`` of a machine of ``cpus`` threads, ``smt`` a core, plus more files."""
     blocks = [
         CPUINFO.format(number=number, package=0, core=number // smt, flags=flags) for number in range(cpus)
@@ -520,7 +535,7 @@ def fake(root: Path, *, flags: str = "avx avx2 fma", cpus: int = 4, smt: int = 2
         "proc/self/status": f"Name:\tx\nCpus_allowed_list:\t0-{cpus - 1}\n",
         "proc/meminfo": "MemTotal:       16384 kB\nMemFree: 1 kB\n",
         "proc/self/cgroup": "0::/\n",
-    } | files
+    } | dict(files or {})
     for name, text in everything.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -552,9 +567,9 @@ def test_auto_takes_the_best_target_whose_needs_are_met(tmp_path: Path, flags: s
 
 
 def test_arm_is_plain_cpu(tmp_path: Path) -> None:
-    """An ARM machine gets the plain CPU target with its own extensions, and integer products are exact there."""
-    text = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd asimddp i8mm svei8mm sve2\nCPU part\t: 0xd40\n"
-    this = on(fake(tmp_path, **{"proc/cpuinfo": text, "proc/self/status": ""}), arch="aarch64")
+    """An ARM machine gets the plain CPU target with its own extensions, and exact integer products."""
+    text = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm svei8mm sve2\nCPU part\t: 0xd40\n"
+    this = on(fake(tmp_path, {"proc/cpuinfo": text, "proc/self/status": ""}), arch="aarch64")
     assert (this.arch, this.cores) == ("arm64", 1)
     assert this.isa == ("asimd", "asimddp", "i8mm", "sve2")
     target = auto(this)
@@ -577,12 +592,12 @@ def test_hyperthreads_are_not_cores(tmp_path: Path) -> None:
 
 def test_affinity_limits_cores(tmp_path: Path) -> None:
     """A process bound to some processors has their cores, and ONNX Runtime gets as many threads."""
-    root = fake(tmp_path, cpus=8, smt=1, **{"proc/self/status": "Cpus_allowed_list:\t1,4-5\n"})
+    root = fake(tmp_path, {"proc/self/status": "Cpus_allowed_list:\t1,4-5\n"}, cpus=8, smt=1)
     this = on(root)
     assert (this.cores, this.threads, this.installed, this.limited) == (3, 3, 8, True)
     target = auto(this)
     assert target.machine.cores == 3
-    assert target.session_settings()["session_options"]["intra_op_num_threads"] == 3  # type: ignore[index]
+    assert target.session_settings()["session_options"]["intra_op_num_threads"] == 3
 
 
 CGROUPS = [
@@ -629,19 +644,19 @@ CGROUPS = [
 
 @pytest.mark.parametrize(("files", "cores"), CGROUPS)
 def test_control_groups_limit_cores(tmp_path: Path, files: dict[str, str], cores: int) -> None:
-    """The lowest quota of this process' control group and those above it bounds the cores, and never below one."""
-    this = on(fake(tmp_path, cpus=8, smt=1, **files))
+    """The lowest quota of this process' control group and those above it bounds the cores, down to one."""
+    this = on(fake(tmp_path, files, cpus=8, smt=1))
     assert this.cores == cores and this.limited == (cores < 8)
 
 
 def test_memory_is_the_lowest_limit(tmp_path: Path) -> None:
     """Memory is the machine's, or the control group's limit where that is lower."""
     assert on(fake(tmp_path / "a")).memory == Size(2.0**24)
-    limited = fake(tmp_path / "b", **{"sys/fs/cgroup/memory.max": "1048576\n"})
+    limited = fake(tmp_path / "b", {"sys/fs/cgroup/memory.max": "1048576\n"})
     assert on(limited).memory == Size(2.0**20)
     unlimited = fake(
         tmp_path / "c",
-        **{
+        {
             "proc/self/cgroup": "4:memory:/x\n",
             "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
         },
@@ -650,7 +665,7 @@ def test_memory_is_the_lowest_limit(tmp_path: Path) -> None:
 
 
 def test_caches_are_read_for_an_allowed_processor(tmp_path: Path) -> None:
-    """Data and unified caches are read by level; instruction caches are not, and unknown ones keep the target's."""
+    """Data and unified caches are read by level, and those that are not known stay the target's."""
     files = {"proc/self/status": "Cpus_allowed_list:\t2\n"}
     for index, (level, kind, size) in enumerate(
         [(1, "Data", "48K"), (1, "Instruction", "32K"), (2, "Unified", "2M")]
@@ -661,7 +676,7 @@ def test_caches_are_read_for_an_allowed_processor(tmp_path: Path) -> None:
             f"{folder}/type": f"{kind}\n",
             f"{folder}/size": f"{size}\n",
         }
-    this = on(fake(tmp_path, **files))
+    this = on(fake(tmp_path, files))
     assert this.caches == Caches(l1d=Size(49152.0), l2=Size(2.0**21))
     assert auto(this).machine.caches.l3 == load_target("cpu_avx2").machine.caches.l3
 
@@ -672,7 +687,7 @@ def test_caches_are_read_for_an_allowed_processor(tmp_path: Path) -> None:
 def test_odd_processor_files_give_plain_cpu(tmp_path: Path, text: str) -> None:
     """Whatever ``/proc/cpuinfo`` holds, a usable target comes out, with at least one core."""
     files = {"proc/cpuinfo": text, "proc/self/status": text, "proc/self/cgroup": text, "proc/meminfo": text}
-    this = on(fake(tmp_path, **files))
+    this = on(fake(tmp_path, files))
     assert this.best_target() == "cpu" and this.cores >= 1 and this.threads >= 1
     assert auto(this).detected
 

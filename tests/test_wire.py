@@ -26,7 +26,7 @@ NEVER = 1 << 62
 
 
 def test_the_table_of_fields_is_that_of_onnx() -> None:
-    """The table holds every field of ONNX below which tensors are, with number, name, message, cardinality."""
+    """The table holds every field of ONNX below which tensors are: number, name, message, cardinality."""
     for name, children in MESSAGES.items():
         found = {}
         for field in getattr(onnx, name).DESCRIPTOR.fields:
@@ -36,6 +36,7 @@ def test_the_table_of_fields_is_that_of_onnx() -> None:
         assert found == {number: tuple(child) for number, child in children.items()}
 
 
+@settings(max_examples=100)
 @given(models(), st.sampled_from([0, 1, 24, 100, 1024, NEVER]))
 def test_taking_out_and_filling_in_is_the_identity(model: ModelProto, threshold: int) -> None:
     """A skeleton with its payloads filled in equals what protobuf parses, packed floats as raw data."""
@@ -78,7 +79,7 @@ def test_damaged_bytes_are_refused_or_mean_what_protobuf_says(model: ModelProto,
 
 @given(models(), st.data())
 def test_what_protobuf_reads_is_not_refused(model: ModelProto, data: st.DataObject) -> None:
-    """A damaged file is refused only when protobuf refuses it too, or when it lacks graph or operator sets."""
+    """A damaged file is refused only when protobuf refuses it too, or when graph or operator sets lack."""
     damaged = bytearray(model.SerializeToString())
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
@@ -167,7 +168,7 @@ def test_a_singular_message_that_occurs_twice_is_left_to_protobuf() -> None:
 
 
 def test_repeated_payload_fields_are_left_to_protobuf() -> None:
-    """A tensor with two raw payloads, or with raw and packed ones, keeps them as protobuf understands them."""
+    """A tensor with two raw payloads, or raw and packed ones, keeps them as protobuf understands them."""
     twice = wrap(9, b"first payload") + wrap(9, b"second")
     both = b"\x10\x01" + wrap(4, bytes(8)) + wrap(9, b"the raw one wins")
     data = wrap(8, b"\x10\x14") + wrap(7, wrap(5, twice) + wrap(5, both))
@@ -177,7 +178,7 @@ def test_repeated_payload_fields_are_left_to_protobuf() -> None:
 
 
 def test_floats_of_another_type_are_not_taken_for_raw_data() -> None:
-    """Packed ``float_data`` becomes raw data only where the tensor's type says that it is float or complex."""
+    """Packed ``float_data`` becomes raw data only where the tensor's type is float or complex."""
     for data_type, taken in (
         (TensorProto.FLOAT, True),
         (TensorProto.COMPLEX64, True),

@@ -54,6 +54,7 @@ _FIELDS = {
     "enable_cpu_mem_arena": bool,
     "enable_mem_pattern": bool,
     "enable_mem_reuse": bool,
+    "enable_profiling": bool,
     "use_deterministic_compute": bool,
     "use_per_session_threads": bool,
     "log_severity_level": int,
@@ -105,7 +106,7 @@ def load_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Find the model and its settings; raise ``InputError`` when there is no model or its manifest is malformed."""
+    """Find the model and its settings; raise ``InputError`` if there is no model or the manifest is odd."""
     given = Path(path)
     manifest = given / MANIFEST if given.is_dir() else given.with_name(given.name + "." + MANIFEST)
     if given.is_dir() and not manifest.is_file():
@@ -199,7 +200,7 @@ def _digest(path: Path) -> str:
 
 
 def apply_settings(options: onnxruntime.SessionOptions, settings: Settings) -> None:
-    """Set session options and config entries; raise ``InputError`` for what cannot be set or has an odd value.
+    """Set session options and config entries; raise ``InputError`` for what cannot be set.
 
     Enumerators are given by name, thread counts as numbers or ``"physical"``, booleans of config entries as
     such or as ``"0"`` and ``"1"``, and ``free_dimension_overrides`` as an object of sizes by name.
@@ -213,9 +214,7 @@ def apply_settings(options: onnxruntime.SessionOptions, settings: Settings) -> N
         options.add_session_config_entry(key, _entry_text(key, value))
 
 
-def choose_providers(
-    settings: Settings, available: Sequence[str]
-) -> list[tuple[str, dict[str, str]]]:
+def choose_providers(settings: Settings, available: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
     """Return the providers that are installed, in their order, with options as the texts that ORT takes."""
     listed = settings.get("providers") or [[_CPU, {}]]
     return [
@@ -295,10 +294,15 @@ def _attempts(bundle: Bundle, available: Sequence[str]) -> Iterator[tuple[Settin
             yield settings, providers
 
 
-def _warn_replaced(wanted: Sequence[tuple[str, Any]], found: Sequence[str], failure: Exception | None) ->
-None: if failure is not None: _warn(f"a provider did not start ({failure}); the session runs on {',
-'.join(found)}") missing = [name for name, _ in wanted if name not in found] if missing: _warn(f"{',
-'.join(missing)} did not start; the session runs on {', '.join(found)}")
+def _warn_replaced(
+    wanted: Sequence[tuple[str, Any]], found: Sequence[str], failure: Exception | None
+) -> None:
+    place = f"the session runs on {', '.join(found)}"
+    if failure is not None:
+        _warn(f"a provider did not start ({failure}); {place}")
+    missing = [name for name, _ in wanted if name not in found]
+    if missing:
+        _warn(f"{', '.join(missing)} did not start; {place}")
 
 
 def _warn(text: str) -> None:

@@ -13,11 +13,13 @@ Special files are refused before they are opened: opening a FIFO may block for e
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
 import re
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,32 +78,52 @@ def open_regular(path: str | os.PathLike[str]) -> memoryview:
     if "\0" in where:
         raise _unusable(repr(where), "the path holds a NUL character")
     try:
-        before = os.stat(where)
-        _require_regular(before, where)
-        fd = os.open(where, _READ_FLAGS)
+        return _map_checked(where)
     except OSError as error:
         raise _unusable(where, error.strerror or str(error)) from error
+
+
+def _map_checked(where: str) -> memoryview:
+    before = os.stat(where)
+    if not stat.S_ISREG(before.st_mode):
+        raise _unusable(where, f"it is {_kind(before.st_mode)}, not a regular file")
+    if before.st_size == 0:
+        raise _unusable(where, "the file is empty")
+    fd = os.open(where, _READ_FLAGS)
     try:
-        after = os.fstat(fd)
-        if not os.path.samestat(before, after):
+        if not os.path.samestat(before, os.fstat(fd)):
             raise _unusable(where, "the file was exchanged while it was being opened")
-        return _map(fd, after.st_size, where)
+        return _map(fd)
     finally:
         os.close(fd)
 
 
-def _require_regular(status: os.stat_result, where: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise _unusable(where, f"it is {_kind(status.st_mode)}, not a regular file")
-    if status.st_size == 0:
-        raise _unusable(where, "the file is empty")
-
-
-def _map(fd: int, size: int, where: str) -> memoryview:
+def _map(fd: int) -> memoryview:
+    """Return a view of the file behind a descriptor, which may be closed then; raises ``OSError``."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return memoryview(b"")
     try:
+        if sys.version_info >= (3, 13):
+            return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ, trackfd=False))
         return memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ))
-    except (OSError, ValueError, OverflowError) as error:
-        raise _unusable(where, f"it cannot be mapped into memory: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise OSError(errno.EIO, f"it cannot be mapped into memory: {error}") from error
+
+
+def _allow_more_descriptors() -> bool:
+    """Raise this process's own limit of open files as far as it may; False when it is there already.
+
+    Before Python 3.13 a mapping keeps a descriptor, and some models have thousands of data files.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
+    if wanted <= soft:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return True
 
 
 def _kind(mode: int) -> str:
@@ -170,7 +192,10 @@ class ExternalFiles:
     def __init__(self, base: str | os.PathLike[str], *, model: str | os.PathLike[str] | None = None) -> None:
         """Serve the folder ``base``; ``model`` is the model's own file, which is refused as external data."""
         self._base = Path(base)
-        self._model = None if model is None else os.stat(model)
+        try:
+            self._model = None if model is None else os.stat(model)
+        except OSError as error:
+            raise _unusable(os.fspath(model or ""), error.strerror or str(error)) from error
         self._maps: dict[str, memoryview] = {}
 
     def tensor(self, tensor: TensorProto) -> memoryview:
@@ -218,16 +243,21 @@ class ExternalFiles:
         name = "/".join(parts)
         if name not in self._maps:
             try:
-                self._maps[name] = self._map_beneath(parts, tensor_name)
+                self._maps[name] = self._map_with_room(parts, tensor_name)
             except FileNotFoundError as error:
-                why, hint = (
-                    "there is no such file",
-                    "put the data file beside the model, under its old name",
-                )
-                raise _refused(tensor_name, self._shown(name), why, hint=hint) from error
+                hint = "put the data file beside the model, under its old name"
+                raise _refused(tensor_name, self._shown(name), "there is no such file", hint=hint) from error
             except OSError as error:
                 raise _refused(tensor_name, self._shown(name), error.strerror or str(error)) from error
         return self._maps[name]
+
+    def _map_with_room(self, parts: list[str], tensor_name: str) -> memoryview:
+        try:
+            return self._map_beneath(parts, tensor_name)
+        except OSError as error:
+            if error.errno != errno.EMFILE or not _allow_more_descriptors():
+                raise
+        return self._map_beneath(parts, tensor_name)
 
     def _map_beneath(self, parts: list[str], tensor_name: str) -> memoryview:
         """Open the file component by component; raises ``OSError`` where that fails, a link included."""
@@ -261,7 +291,7 @@ class ExternalFiles:
             if not os.path.samestat(before, after):
                 raise _refused(tensor_name, where, "the file was exchanged while it was being opened")
             self._require_own_file(after, where, tensor_name)
-            return _map(fd, after.st_size, where) if after.st_size else memoryview(b"")
+            return _map(fd)
         finally:
             os.close(fd)
 

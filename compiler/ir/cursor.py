@@ -30,7 +30,6 @@ class Cursor:
         self._next = 0
         self._depth = 0
 
-
     @property
     def token(self) -> Token:
         """The token that comes next."""

@@ -15,6 +15,7 @@ import numpy as np
 from compiler.ir.dims import Dim, Expr, Func
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Value
+from compiler.ir.schema import operator_names
 from compiler.ir.types import Shape
 
 Contents = tuple[Dim, ...]
@@ -119,14 +120,16 @@ def at_least(left: Dim, right: Dim) -> bool:
     return left == right or nonnegative_dim(left - right)
 
 
-_NONNEGATIVE_OPS = frozenset(
-    "Abs Relu Sigmoid Softmax Exp Sqrt Shape Size NonZero HardSigmoid Softplus ReduceL1 ReduceL2 ReduceSumSquare "
-    "ArgMax ArgMin SequenceLength And Or Not Xor Equal Less Greater LessOrEqual GreaterOrEqual IsNaN IsInf".split()
-)
-_SIGN_KEEPING_OPS = frozenset(
-    "Identity Reshape Flatten Transpose Squeeze Unsqueeze Expand Tile Gather GatherElements GatherND Slice Split "
-    "MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMax ReduceMin ReduceMean ReduceSum".split()
-)
+_NONNEGATIVE_OPS = operator_names("""
+        Abs Relu Sigmoid Softmax Exp Sqrt Shape Size NonZero HardSigmoid Softplus ReduceL1 ReduceL2
+        ReduceSumSquare ArgMax ArgMin SequenceLength And Or Not Xor Equal Less Greater LessOrEqual
+        GreaterOrEqual IsNaN IsInf
+""")
+_SIGN_KEEPING_OPS = operator_names("""
+        Identity Reshape Flatten Transpose Squeeze Unsqueeze Expand Tile Gather GatherElements GatherND
+        Slice Split MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMax ReduceMin ReduceMean
+        ReduceSum
+""")
 _CONSTANT_SCAN = 1 << 16
 """Elements up to which a constant is read to learn its sign."""
 

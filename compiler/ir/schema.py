@@ -31,6 +31,11 @@ NEWEST_KNOWN = 1 << 30
 """A version above every opset, which means the newest one."""
 
 
+def operator_names(names: str) -> dict[str, None]:
+    """Return operator names that stand in a text, in order; made for long lists."""
+    return dict.fromkeys(names.split())
+
+
 @dataclass(frozen=True, slots=True)
 class Formal:
     """A formal input or output of an operator."""
@@ -229,39 +234,43 @@ RANDOM = frozenset(
 
 _MICROSOFT_RANDOM = frozenset({"BiasDropout", "BitmaskBiasDropout", "BitmaskDropout", "Sampling"})
 
-_MICROSOFT_PURE = frozenset(
-    "Attention AttnLSTM BeamSearch BiasAdd BiasGelu BiasSoftmax BiasSplitGelu BifurcationDetector BranchwiseRMSNorm CDist "
-    "CausalConvWithState ComplexMul ComplexMulConj ConvTransposeWithDynamicPads CropAndResize DecoderAttention "
-    "DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention DequantizeBFP DequantizeLinear DequantizeWithOrder "
-    "DynamicQuantizeLSTM DynamicQuantizeMatMul DynamicTimeWarping EmbedLayerNormalization ExpandDims FastGelu FusedConv "
-    "FusedGemm FusedMatMul FusedMatMulActivation GatedAdd GatedRMSNorm GatedRelativePositionBias GatherBlockQuantized "
-    "GatherND Gelu GemmFastGelu GemmFloat8 GemmaRotaryEmbedding GreedySearch GridSample GroupNorm GroupQueryAttention "
-    "Inverse Irfft IsAllFinite LinearAttention LinearAttentionGate LongformerAttention MRotaryEmbedding MatMulBnb4 "
-    "MatMulFpQ4 MatMulInteger16 MatMulIntegerToFloat MatMulNBits MatMulNBitsMlp MatMulNBitsQkv MaxpoolWithMask MoE "
-    "MulInteger MultiHeadAttention MurmurHash3 NGramRepeatBlock NhwcConv NhwcFusedConv NhwcMaxPool PackedAttention "
-    "PackedMultiHeadAttention Pad QAttention QEmbedLayerNormalization QGemm QLinearAdd QLinearAveragePool QLinearConcat "
-    "QLinearConv QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid QLinearSoftmax "
-    "QLinearWhere QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization QOrderedLongformerAttention "
-    "QOrderedMatMul QuantizeBFP QuantizeLinear QuantizeWithOrder QuickGelu RMSNormRotary Range ReduceSumInteger "
-    "RelativePositionBias RemovePadding RestorePadding Rfft RotaryEmbedding SampleOp ScaledSiLU SkipGroupNorm "
-    "SkipLayerNormalization SkipSimplifiedLayerNormalization SparseAttention SparseToDenseMatMul SwiGLU Tokenizer "
-    "TorchEmbedding TransposeMatMul Trilu UnfoldTensor Unique WordConvEmbedding".split()
-)
+_MICROSOFT_PURE = operator_names("""
+        Attention AttnLSTM BeamSearch BiasAdd BiasGelu BiasSoftmax BiasSplitGelu BifurcationDetector
+        BranchwiseRMSNorm CDist CausalConvWithState ComplexMul ComplexMulConj
+        ConvTransposeWithDynamicPads CropAndResize DecoderAttention DecoderMaskedMultiHeadAttention
+        DecoderMaskedSelfAttention DequantizeBFP DequantizeLinear DequantizeWithOrder
+        DynamicQuantizeLSTM DynamicQuantizeMatMul DynamicTimeWarping EmbedLayerNormalization ExpandDims
+        FastGelu FusedConv FusedGemm FusedMatMul FusedMatMulActivation GatedAdd GatedRMSNorm
+        GatedRelativePositionBias GatherBlockQuantized GatherND Gelu GemmFastGelu GemmFloat8
+        GemmaRotaryEmbedding GreedySearch GridSample GroupNorm GroupQueryAttention Inverse Irfft
+        IsAllFinite LinearAttention LinearAttentionGate LongformerAttention MRotaryEmbedding MatMulBnb4
+        MatMulFpQ4 MatMulInteger16 MatMulIntegerToFloat MatMulNBits MatMulNBitsMlp MatMulNBitsQkv
+        MaxpoolWithMask MoE MulInteger MultiHeadAttention MurmurHash3 NGramRepeatBlock NhwcConv
+        NhwcFusedConv NhwcMaxPool PackedAttention PackedMultiHeadAttention Pad QAttention
+        QEmbedLayerNormalization QGemm QLinearAdd QLinearAveragePool QLinearConcat QLinearConv
+        QLinearGlobalAveragePool QLinearLeakyRelu QLinearMul QLinearReduceMean QLinearSigmoid
+        QLinearSoftmax QLinearWhere QMoE QOrderedAttention QOrderedGelu QOrderedLayerNormalization
+        QOrderedLongformerAttention QOrderedMatMul QuantizeBFP QuantizeLinear QuantizeWithOrder
+        QuickGelu RMSNormRotary Range ReduceSumInteger RelativePositionBias RemovePadding RestorePadding
+        Rfft RotaryEmbedding SampleOp ScaledSiLU SkipGroupNorm SkipLayerNormalization
+        SkipSimplifiedLayerNormalization SparseAttention SparseToDenseMatMul SwiGLU Tokenizer
+        TorchEmbedding TransposeMatMul Trilu UnfoldTensor Unique WordConvEmbedding
+""")
 
 _RUNTIME_PURE = {
-    "": frozenset(
-        "Affine Crop DynamicSlice GRUUnit GivenTensorFill ImageScaler MemcpyFromHost MemcpyToHost ParametricSoftplus "
-        "Scale ScaledTanh SimplifiedLayerNormalization".split()
-    ),
+    "": operator_names("""
+            Affine Crop DynamicSlice GRUUnit GivenTensorFill ImageScaler MemcpyFromHost MemcpyToHost
+            ParametricSoftplus Scale ScaledTanh SimplifiedLayerNormalization
+"""),
     "com.microsoft": _MICROSOFT_PURE,
-    "com.microsoft.nchwc": frozenset(
-        "AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample".split()
-    ),
-    "com.ms.internal.nhwc": frozenset(
-        "AveragePool BatchNormalization Conv ConvTranspose DepthToSpace GlobalAveragePool GlobalLpPool GlobalMaxPool "
-        "GridSample InstanceNormalization LRN LpPool MaxPool MaxUnpool QLinearAveragePool QLinearConv "
-        "QLinearConvTranspose Resize SpaceToDepth".split()
-    ),
+    "com.microsoft.nchwc": operator_names("""
+            AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool ReorderInput ReorderOutput Upsample
+"""),
+    "com.ms.internal.nhwc": operator_names("""
+            AveragePool BatchNormalization Conv ConvTranspose DepthToSpace GlobalAveragePool
+            GlobalLpPool GlobalMaxPool GridSample InstanceNormalization LRN LpPool MaxPool MaxUnpool
+            QLinearAveragePool QLinearConv QLinearConvTranspose Resize SpaceToDepth
+"""),
 }
 """Operators of ONNX Runtime, beyond the standard, that are functions of their inputs.
 

@@ -223,12 +223,12 @@ class Worker:
             self._end_child()
         if self._child is None:
             self._child = Child(next(self._numbers))
-            weakref.finalize(self, self._child.end)
+            self._end = weakref.finalize(self, self._child.end)
         return self._child
 
     def _end_child(self) -> None:
         if self._child is not None:
-            self._child.end()
+            self._end()
         self._child = None
 
     def _check_alive(self, handle: SessionHandle) -> None:

@@ -32,6 +32,8 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 _FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+_NOWHERE = __file__
+"""A folder that holds nothing, being a file: else models in memory may name files of the current folder."""
 
 
 class CannotCarry(Exception):
@@ -75,14 +77,14 @@ class Server:
     def run(self, header: Header, buffers: Buffers) -> tuple[Header, Buffers]:
         """Run a kept session once."""
         self.phase = "run"
-        return _run(self._loaded[header["handle"]].session, header, buffers)
+        return _run(self._loaded[header["handle"]], header, buffers)
 
     def evaluate(self, header: Header, buffers: Buffers) -> tuple[Header, Buffers]:
         """Create a session, run it once, and drop it: one round trip for constant folding."""
         self.phase = "load"
         loaded = _create(header, buffers)
         self.phase = "run"
-        return _run(loaded.session, header, buffers)
+        return _run(loaded, header, buffers)
 
     def unload(self, header: Header, buffers: Buffers) -> tuple[Header, Buffers]:
         """Drop a kept session."""
@@ -99,23 +101,32 @@ def _create(header: Header, buffers: Buffers) -> _Loaded:
     if deployed:
         from compiler.backend.session import apply_settings, choose_providers
 
-        apply_settings(options, settings)
+        apply_settings(options, _without_denormals(settings))
         providers = choose_providers(settings, ort.get_available_providers()) or providers
     _set_level(options, header["optimize"] or (None if deployed else "none"))
     if not deployed:
         _economize(options)
     options.log_severity_level = 4
+    options.enable_profiling = False
     if header["threads"] is not None:
         options.intra_op_num_threads = options.inter_op_num_threads = header["threads"]
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if header["folder"]:
-        options.add_session_config_entry(_FOLDER_KEY, header["folder"])
+    if not header["path"]:
+        options.add_session_config_entry(_FOLDER_KEY, header["folder"] or _NOWHERE)
     keep += _add_initializers(options, header["initializers"])
     model = header["path"] or buffers[header["model"]]
     session = ort.InferenceSession(model, options, providers=providers)
     session.disable_fallback()
     return _Loaded(session, keep)
+
+
+def _without_denormals(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    # ORT asks only the first session of a process, and then the whole process flushes to zero or none of it:
+    # later sessions would fold constants with it.
+    entries = dict(settings.get("config_entries", {}))
+    entries.pop("session.set_denormal_as_zero", None)
+    return {**settings, "config_entries": entries}
 
 
 def _set_level(options: Any, level: str | None) -> None:
@@ -158,7 +169,8 @@ def _mapped_value(file: mmap.mmap, entry: Header) -> Any:
     return _tensor(entry["type"], entry["shape"], data)
 
 
-def _run(session: Any, header: Header, buffers: Buffers) -> tuple[Header, Buffers]:
+def _run(loaded: _Loaded, header: Header, buffers: Buffers) -> tuple[Header, Buffers]:
+    session = loaded.session
     feeds = {name: _decode(value, buffers) for name, value in header["feeds"].items()}
     types = {port.name: port.type for port in session.get_outputs()}
     names = list(types) if header["outputs"] is None else header["outputs"]
@@ -166,11 +178,14 @@ def _run(session: Any, header: Header, buffers: Buffers) -> tuple[Header, Buffer
     for run, group in _ways(feeds, {name: types.get(name, "") for name in names}):
         found.update(zip(group, run(session, group, feeds), strict=True))
     out: list[Any] = []
-    return {"values": [_encode(found[name], out) for name in names]}, _Owned(out, found)
+    return {"values": [_encode(found[name], out) for name in names]}, _Owned(out, (found, feeds, loaded))
 
 
 class _Owned(list[Any]):
-    """Buffers that lie inside OrtValues, with the OrtValues, until they are sent."""
+    """Buffers that lie inside OrtValues, with all that these may share memory with, until they are sent.
+
+    An output that is an input lies on the input's buffer, one that is an initializer in the session.
+    """
 
     def __init__(self, buffers: list[Any], owner: Any) -> None:
         super().__init__(buffers)
@@ -260,7 +275,9 @@ def _check_size(expected: int, found: int) -> None:
 def _sparse(shape: Sequence[int], values: Any, indices: Any) -> Any:
     device = ort.OrtDevice.make("cpu", 0)
     tensor = ort.SparseTensor.sparse_coo_from_numpy(shape, values, indices, device)
-    return ort.OrtValue.ort_value_from_sparse_tensor(tensor)
+    value = ort.OrtValue.ort_value_from_sparse_tensor(tensor)
+    value.kept_alive = (values, indices)  # ORT takes their addresses and no reference
+    return value
 
 
 def _encode(value: Any, buffers: list[Any]) -> Any:
@@ -306,9 +323,9 @@ def _encode_array(array: Any, buffers: list[Any]) -> Any:
 def _encode_sparse(tensor: Any, buffers: list[Any]) -> Any:
     if "COO" not in str(tensor.format()):
         raise CannotCarry(f"a sparse tensor in {tensor.format()} cannot be carried")
-    indices = tensor.as_coo_view().indices()
+    # Copies: what ORT gives are views that die with ``tensor``.
     return {
         "sparse": list(tensor.dense_shape()),
-        "values": _encode_array(tensor.values(), buffers),
-        "indices": _encode_array(indices, buffers),
+        "values": _encode_array(tensor.values().copy(), buffers),
+        "indices": _encode_array(tensor.as_coo_view().indices().copy(), buffers),
     }

@@ -58,7 +58,10 @@ def encode(value: Value, buffers: list[Any]) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    if not isinstance(plain, (str, int, float)):
+        raise _cannot_carry(f"a {type(plain).__name__} in a map")
+    return plain
 
 
 def _encode_array(array: Array, buffers: list[Any]) -> Any:

@@ -1,0 +1,52 @@
+"""ampc: a compiler from ONNX to ONNX that verifies what it hands over.
+
+``compile_model`` compiles, ``check_models`` compares two models, ``analyze_model`` looks at one, ``load_session`` opens
+a bundle.  Errors derive from ``AmpcError``.  The names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compiler.errors import AmpcError, CompilerError, InputError, ModelError
+
+if TYPE_CHECKING:
+    from compiler.analysis.report import Analysis, analyze_model
+    from compiler.api import check_models, compile_model, load_session
+    from compiler.compilation import Result
+
+__all__ = [
+    "AmpcError",
+    "Analysis",
+    "CompilerError",
+    "InputError",
+    "ModelError",
+    "Result",
+    "analyze_model",
+    "check_models",
+    "compile_model",
+    "load_session",
+]
+
+_HOMES = {
+    "Analysis": "compiler.analysis.report",
+    "Result": "compiler.compilation",
+    "analyze_model": "compiler.analysis.report",
+    "check_models": "compiler.api",
+    "compile_model": "compiler.api",
+    "load_session": "compiler.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compiler' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

@@ -1,0 +1,157 @@
+"""The public functions: the composition root, and the place where no foreign exception gets out.
+
+Everything heavy is imported inside the functions: ``import compiler`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from compiler.errors import AmpcError, CompilerError, InputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from onnx import ModelProto
+
+    from compiler.compilation import Result
+    from compiler.verify.certificate import Certificate
+
+T = TypeVar("T")
+
+
+def compile_model(
+    model: str | os.PathLike[str] | ModelProto,
+    *,
+    target: str = "auto",
+    output: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    verify_each: bool = True,
+    passes: str | Sequence[Any] | None = None,
+    disable: Sequence[str] = (),
+    until: str = "",
+    inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    external_data: bool | None = None,
+    dump_ir: str | os.PathLike[str] | None = None,
+    repro: str | os.PathLike[str] | None = None,
+    timeout: float = 120.0,
+    memory_limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Result:
+    """Compile an ONNX model for a target, verify the result against the original, and write it.
+
+    ``model`` is a path (``.onnx``, or ``.ir`` text), or a ModelProto, which is not changed.  ``target`` is a name (see
+    ``ampc targets``) or the path of a TOML file.  ``output`` is a folder for a bundle, or a name that ends in ``.onnx``
+    for a plain model with its settings beside it; nothing is written when the call raises.
+
+    ``passes`` is a pipeline (text, or a list of passes, pass names and functions ``(graph, ctx) -> bool``) in place of
+    the default; ``disable`` names passes to leave out; ``until`` stops after a pass.  ``inputs`` (an ``.npz``, or a
+    mapping of arrays) are checked besides the generated ones.  ``external_data`` forces or forbids a data file (default:
+    above 1 GiB).  ``dump_ir`` is a folder for the IR after each pass, ``repro`` one for reproductions of passes that
+    had to be rolled back.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound each request to the child process
+    that runs models.  ``progress`` is called with the name of each step.
+
+    Raises ``InputError`` (``ModelError`` for the model itself) for what the caller can mend, ``CompilerError`` otherwise.
+    """
+
+    def run() -> Result:
+        from compiler.compilation import Compilation, Options
+
+        options = Options(
+            target=str(target),
+            output=Path(output) if output is not None else None,
+            verify=verify,
+            verify_each=verify_each,
+            passes=passes,
+            disable=tuple(disable),
+            until=until,
+            inputs=_arrays(inputs),
+            external_data=external_data,
+            dump_ir=Path(dump_ir) if dump_ir is not None else None,
+            repro=Path(repro) if repro is not None else None,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            seed=seed,
+            progress=progress,
+        )
+        return Compilation(model, options).run()
+
+    return guarded(run)
+
+
+def check_models(
+    first: str | os.PathLike[str] | ModelProto,
+    second: str | os.PathLike[str] | ModelProto,
+    *,
+    inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    timeout: float = 120.0,
+    memory_limit: int | None = None,
+    seed: int = 0,
+) -> Certificate:
+    """Check whether two models (files, bundles or ModelProtos) have one interface and compute the same.
+
+    Raises ``InputError`` when one of them cannot be read or has another interface than the other.
+    """
+
+    def run() -> Certificate:
+        from compiler.checking import check
+
+        return check(first, second, inputs=_arrays(inputs), timeout=timeout, memory_limit=memory_limit, seed=seed)
+
+    return guarded(run)
+
+
+def load_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
+    """Open a bundle or an ``.onnx`` file as an ONNX Runtime session with the settings that belong to it."""
+
+    def run() -> onnxruntime.InferenceSession:
+        from compiler.backend.session import load_session as load
+
+        return load(path)
+
+    return guarded(run)
+
+
+def guarded(run: Callable[[], T]) -> T:
+    """Run; whatever is not an error of ours becomes one."""
+    try:
+        return run()
+    except AmpcError:
+        raise
+    except MemoryError as error:
+        raise CompilerError("out of memory", hint="use a machine with more memory, or external data") from error
+    except Exception as error:
+        raise CompilerError(
+            "ampc failed in a way that it should not",
+            where=_last_frame(error),
+            why=f"{type(error).__name__}: {error}",
+            hint="please report this with the model; `--disable PASS` may avoid it",
+        ) from error
+
+
+def _last_frame(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+
+
+def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if inputs is None or isinstance(inputs, Mapping):
+        return inputs
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(inputs, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(
+            "the inputs cannot be read", where=str(inputs), why=str(error), hint="save them with numpy.savez(path, name=array)"
+        ) from error
