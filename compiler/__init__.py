@@ -13,7 +13,9 @@ from compiler.errors import AmpcError, CompilerError, InputError, ModelError
 if TYPE_CHECKING:
     from compiler.analysis.report import Analysis, analyze_model
     from compiler.api import check_models, compile_model, load_session
+    from compiler.backend.surgeon import to_surgeon
     from compiler.compilation import Result
+    from compiler.frontend.surgeon import from_surgeon, surgeon_pass
 
 __all__ = [
     "AmpcError",
@@ -25,7 +27,10 @@ __all__ = [
     "analyze_model",
     "check_models",
     "compile_model",
+    "from_surgeon",
     "load_session",
+    "surgeon_pass",
+    "to_surgeon",
 ]
 
 _HOMES = {
@@ -34,7 +39,10 @@ _HOMES = {
     "analyze_model": "compiler.analysis.report",
     "check_models": "compiler.api",
     "compile_model": "compiler.api",
+    "from_surgeon": "compiler.frontend.surgeon",
     "load_session": "compiler.api",
+    "surgeon_pass": "compiler.frontend.surgeon",
+    "to_surgeon": "compiler.backend.surgeon",
 }
 
 

@@ -23,7 +23,7 @@ from compiler.backend.atomic import AtomicFolder, write_atomic
 from compiler.backend.emit import Limits, emit, payload_table
 from compiler.backend.write import embedded_size, materialize, serialize
 from compiler.errors import CompilerError, InputError, ModelError, UnsupportedError
-from compiler.frontend.lift import lift
+from compiler.frontend.lift import lift, pinned
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Model
 from compiler.ir.infer import infer
@@ -175,8 +175,7 @@ class Compilation:
             else:
                 model = load_model(self.source)
         with self._timed("infer"):
-            lift(model)
-            infer(model.graph)
+            prepare(model)
         return model
 
     def _check_versions(self, model: Model) -> None:
@@ -406,6 +405,17 @@ class Compilation:
 
 _SCRATCH: list[Path] = []
 """Temporary folders of results that were never asked to be written; removed at exit."""
+
+
+def prepare(model: Model) -> None:
+    """Lift old operator forms and infer types; some forms can be lifted only when types are known."""
+    lift(model)
+    infer(model.graph)
+    waiting = len(pinned(model.graph))
+    if waiting:
+        lift(model)
+        if len(pinned(model.graph)) < waiting:
+            infer(model.graph)
 
 
 def _as_step(item: Any, index: int) -> Step:

@@ -1,1 +1,1 @@
-"""The knowledge: rules and passes, one family a module; every ``Pass`` and ``Rule`` defined here is found by itself."""
+"""The knowledge: rules and passes, one family a module; whatever is defined here is found by itself."""

@@ -2,11 +2,13 @@
 
 Decisions:
 
-* Two reshapes become one only where that holds for zero-size tensors too: a zero in the target copies a dim, so it must
-  be provably the same dim in both places.
-* Casts cancel when the type in the middle holds every value of the first (``f16`` in ``f32``, ``i32`` in ``f64``).
-  Values out of range of the last type are left to the kernels: float → float → integer is never merged.
-* A transpose moves through elementwise operators only where it meets another one, so that there are fewer afterwards.
+* Two reshapes become one only where that holds for zero-size tensors too: a zero in the target copies a dim,
+  so it must be provably the same dim in both places.
+* Casts cancel when the type in the middle holds every value of the first (``f16`` in ``f32``, ``i32`` in
+  ``f64``). Values out of range of the last type are left to the kernels: float → float → integer is never
+  merged.
+* A transpose moves through elementwise operators only where it meets another one, so that there are fewer
+  afterwards.
 """
 
 from __future__ import annotations
@@ -32,22 +34,28 @@ _REACH = 8
 _SHAPE_ONLY = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 _UNARY = frozenset(
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus "
-    "Softsign Sqrt Swish Tan Tanh ThresholdedRelu".split()
-)
+    {
+        "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu",
+        "Clip", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "IsInf",
+        "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu",
+        "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan",
+        "Tanh", "ThresholdedRelu",
+    }
+)  # fmt: skip
 _BINARY = frozenset(
-    "Add Sub Mul Div Pow Mod And Or Xor Equal Less LessOrEqual Greater GreaterOrEqual BitwiseAnd BitwiseOr "
-    "BitwiseXor Max Min".split()
-)
+    {
+        "Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Equal", "Less", "LessOrEqual",
+        "Greater", "GreaterOrEqual", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Max", "Min",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cancel(Pass):
     """Cancel and merge neighbours that undo each other.
 
-    Transposes (through elementwise operators too), reshapes and squeezes, exact chains of casts, and a ``Concat`` of
-    the parts of a ``Split`` or the ``Split`` of a ``Concat``.
+    Transposes (through elementwise operators too), reshapes and squeezes, exact chains of casts, and a
+    ``Concat`` of the parts of a ``Split`` or the ``Split`` of a ``Concat``.
     """
 
     def run(self, graph: Graph, ctx: Context) -> bool:
@@ -133,9 +141,11 @@ def _cancel_through(node: Node) -> str:
 
 
 def _data_operand(value: Value, reader: Node) -> int | None:
-    """Return which operand of an elementwise producer is the tensor; ``None`` when a transpose cannot pass it."""
+    """Return which operand of an elementwise producer is the tensor, ``None`` when nothing passes it."""
     node = value.node
-    if node is None or node.domain or node.graph is not reader.graph or value.is_output or len(value.uses) != 1:
+    if node is None or node.domain or node.graph is not reader.graph:
+        return None
+    if value.is_output or len(value.uses) != 1:
         return None
     if not isinstance(value.type, TensorType) or value.contents is not None or len(node.outputs) != 1:
         return None
@@ -198,7 +208,15 @@ def _sink_equal_transposes(node: Node) -> str:
     version = edit.latest_version(node.graph.model)
     perm = {"perm": Attr("ints", order)}
     last = edit.add_node(
-        node.graph, "Transpose", [made.output], [result], perm, version=version, before=node, names=[name], loc=loc
+        node.graph,
+        "Transpose",
+        [made.output],
+        [result],
+        perm,
+        version=version,
+        before=node,
+        names=[name],
+        loc=loc,
     )
     let_stand_for(node, last.output)
     erase_unused(left.output, right.output)
@@ -282,7 +300,7 @@ def _merge_casts(node: Node) -> str:
     source = inner.input(0) if inner is not None else None
     if inner is None or source is None:
         return ""
-    first, middle, last = source.dtype, DType.from_code(inner.attr("to", 0)), DType.from_code(node.attr("to", 0))
+    first, middle, last = source.dtype, _target(inner), _target(node)
     if DType.UNKNOWN in (first, middle, last) or not _holds_all(middle, first):
         return ""
     if first is last:
@@ -293,6 +311,10 @@ def _merge_casts(node: Node) -> str:
         return ""
     _bypass(node, inner, source, "merge-casts")
     return "merge-casts"
+
+
+def _target(cast: Node) -> DType:
+    return DType.from_code(cast.attr("to", 0))
 
 
 def _casts_alike(first: DType, last: DType) -> bool:
@@ -348,6 +370,6 @@ _STEPS: dict[str, tuple[Step, ...]] = {
     "Cast": (_merge_casts,),
     "Concat": (_concat_of_split,),
     "Split": (_split_of_concat,),
-    **{op: (_sink_equal_transposes,) for op in sorted(_BINARY)},
+    **dict.fromkeys(sorted(_BINARY), (_sink_equal_transposes,)),
 }
 """Operator → what is tried on it, in this order."""

@@ -2,15 +2,16 @@
 
 Each step is exact, and no step adds work:
 
-* A constant is the second operand of a commutative operator (IEEE addition and multiplication commute); a comparison
-  with a constant on the left is turned round.
-* The last axis is written ``-1`` where that is the operator's default (``Softmax``, ``LayerNormalization``) and in
-  reductions over it; axes that ``Squeeze`` leaves open are written out when the shape is static.
-* ``Transpose`` says its order.  ``Sum`` of two is ``Add``.  ``CastLike`` of a known type is ``Cast``; its other
-  attributes (``saturate``) are kept.  ``Constant`` nodes are constants.
+* A constant is the second operand of a commutative operator (IEEE addition and multiplication commute); a
+  comparison with a constant on the left is turned round.
+* The last axis is written ``-1`` where that is the operator's default (``Softmax``, ``LayerNormalization``)
+  and in reductions over it; axes that ``Squeeze`` leaves open are written out when the shape is static.
+* ``Transpose`` says its order.  ``Sum`` of two is ``Add``.  ``CastLike`` of a known type is ``Cast``; its
+  other attributes (``saturate``) are kept.  ``Constant`` nodes are constants.
 
-Left alone on purpose: ``Max`` and ``Min`` (which operand is a NaN decides in some kernels), ``Pow(x, 2)``, division by a
-constant (the product with the reciprocal rounds differently), ``Squeeze`` and ``Flatten`` against ``Reshape``.
+Left alone on purpose: ``Max`` and ``Min`` (which operand is a NaN decides in some kernels), ``Pow(x, 2)``,
+division by a constant (the product with the reciprocal rounds differently), ``Squeeze`` and ``Flatten``
+against ``Reshape``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from compiler.ir.dtype import DType
 from compiler.ir.facts import known_ints
 from compiler.ir.graph import Attr, Graph, Node, Value
 from compiler.rewrite.transform import Context, Pass
-from passes.node_forms import has_axes_input, is_current, open_graphs, permutation, replace_by_constant, rewrite
+from passes.node_forms import (
+    has_axes_input,
+    is_current,
+    open_graphs,
+    permutation,
+    replace_by_constant,
+    rewrite,
+)
 
 Step: TypeAlias = Callable[[Node], bool]
 
@@ -40,8 +48,8 @@ _TURNED = {
 _COMMUTATIVE = ("Add", "Mul", "And", "Or", "Xor", "Equal", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
 _LAST_BY_DEFAULT = ("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization")
 _REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare",
 )  # fmt: skip
 
 
@@ -50,16 +58,23 @@ class Canonicalize(Pass):
     """Bring nodes into one normal form: order of operands, spelling of axes, one operator for one meaning."""
 
     def run(self, graph: Graph, ctx: Context) -> bool:
-        """Visit every node once, in order."""
+        """Sweep until every node is in its form: one step may make room for another."""
         changed = False
-        for g in open_graphs(graph):
-            for node in g.nodes():
-                step = STEPS.get(node.op)
-                if step is None or not _has_known_form(node) or not step(node):
-                    continue
-                ctx.count(f"canonical {node.op}")
-                changed = True
+        while _sweep(graph, ctx):
+            changed = True
         return changed
+
+
+def _sweep(graph: Graph, ctx: Context) -> bool:
+    changed = False
+    for g in open_graphs(graph):
+        for node in g.nodes():
+            step = STEPS.get(node.op)
+            if step is None or not _has_known_form(node) or not step(node):
+                continue
+            ctx.count(f"canonical {node.op}")
+            changed = True
+    return changed
 
 
 def _has_known_form(node: Node) -> bool:
@@ -106,7 +121,8 @@ def _reduced_last(node: Node) -> bool:
 
 def _set_axes(node: Node, axes: tuple[int, ...]) -> None:
     assert node.graph is not None
-    edit.set_input(node, 1, edit.add_constant(node.graph, Constant.of(axes, DType.I64), hint=f"{node.output.name}_axes"))
+    made = edit.add_constant(node.graph, Constant.of(axes, DType.I64), hint=f"{node.output.name}_axes")
+    edit.set_input(node, 1, made)
 
 
 def _squeezed_axes(node: Node) -> bool:

@@ -1,15 +1,16 @@
 """Compute once what is computed twice.
 
-Values are numbered; a node's key is its operator, version, attributes and the numbers of its operands, missing ones and
-absent outputs included.  Small integer tensors whose symbolic contents are known are numbered by these, so that two
-ways to compute the same shape become one.
+Values are numbered; a node's key is its operator, version, attributes and the numbers of its operands,
+missing ones and absent outputs included.  Small integer tensors whose symbolic contents are known are
+numbered by these, so that two ways to compute the same shape become one.
 
 Decisions:
 
-* A nested graph may read what an enclosing graph computed before its owner; siblings never see each other.  The table
-  is one dictionary with a log per open graph.  Graphs of operators other than the standard's are scopes of their own.
-* Never merged: random, opaque and impure operators, operators with nested graphs, ``Identity`` (it keeps names), and
-  ``DequantizeLinear`` (execution providers want one for each reader).
+* A nested graph may read what an enclosing graph computed before its owner; siblings never see each other.
+  The table is one dictionary with a log per open graph.  Graphs of operators other than the standard's are
+  scopes of their own.
+* Never merged: random, opaque and impure operators, operators with nested graphs, ``Identity`` (it keeps
+  names), and ``DequantizeLinear`` (execution providers want one for each reader).
 * Operands of commutative operators are sorted: IEEE addition and multiplication commute exactly.
 """
 
@@ -126,7 +127,7 @@ def _visit(node: Node, table: _Table, merged: dict[Node, list[Node]], ctx: Conte
 
 
 def _key(node: Node, table: _Table) -> Hashable | None:
-    """Return what two nodes that compute the same have in common, ``None`` when an attribute cannot be compared."""
+    """Return what nodes that compute the same have in common, ``None`` when that cannot be told."""
     attributes = []
     for name in sorted(node.attributes):
         spelled = _spelling(node.attributes[name])
@@ -171,6 +172,10 @@ def _contents_key(value: Value) -> Hashable | None:
     if value.contents is None or not value.is_used or is_static(value.contents):
         return None
     kind = value.type
-    if not isinstance(kind, TensorType) or not kind.is_static or not (kind.dtype.is_integer or kind.dtype is DType.BOOL):
+    if (
+        not isinstance(kind, TensorType)
+        or not kind.is_static
+        or not (kind.dtype.is_integer or kind.dtype is DType.BOOL)
+    ):
         return None
     return kind.dtype, kind.shape, value.contents

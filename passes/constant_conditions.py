@@ -2,11 +2,11 @@
 
 Decisions:
 
-* The nodes of the taken branch move out of their graph, in order, to stand before the ``If``: nothing is copied, and
-  what they read (captured values included) stays what it was.
+* The nodes of the taken branch move out of their graph, in order, to stand before the ``If``: nothing is
+  copied, and what they read (captured values included) stays what it was.
 * Names within a branch need only be unique there, so a name that was claimed twice in the model is replaced.
-* A ``Loop`` is skipped only when it certainly makes no trip and nobody reads its scan outputs, whose shape would be
-  unknown; its other outputs are then the initial values.
+* A ``Loop`` is skipped only when it certainly makes no trip and nobody reads its scan outputs, whose shape
+  would be unknown; its other outputs are then the initial values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from passes.node_forms import is_open
 
 @dataclass(frozen=True)
 class ConstantConditions(Pass):
-    """Replace an ``If`` whose condition is known by the branch it takes, and a ``Loop`` of no trips by its inputs."""
+    """Replace an ``If`` of known condition by its branch, and a ``Loop`` of no trips by its inputs."""
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Go through the nodes in order; what moved out of a branch is visited next."""
@@ -98,7 +98,7 @@ def _truth(value: Value | None) -> bool | None:
 
 
 def _inline(node: Node, branch: Graph) -> Node | None:
-    """Move a branch before its ``If``, let its results stand for the outputs, and return the first node moved."""
+    """Move a branch before its ``If``, whose outputs it replaces, and return the first node moved."""
     graph, results = node.graph, list(branch.outputs)
     assert graph is not None
     first: Node | None = None
@@ -148,4 +148,3 @@ def _skip(node: Node) -> bool:
             edit.replace(out, value)
     edit.erase(node)
     return True
-

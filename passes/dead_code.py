@@ -3,11 +3,12 @@
 Decisions:
 
 * Inputs of graphs stay, whether they are read or not: they are the interface.
-* A dead operator goes when it and everything nested in it is of the standard or of ONNX Runtime; random ones too, since
-  each draws from a generator of its own.  An opaque operator may do something besides computing, and stays.
+* A dead operator goes when it and everything nested in it is of the standard or of ONNX Runtime; random ones
+  too, since each draws from a generator of its own.  An opaque operator may do something besides computing,
+  and stays.
 * Outputs that callers of a nested graph do not read stay: they pair up with outputs of the node that owns it.
-* Optional outputs are dropped for operators that then do less and are recognised by more rules.  Not for operators with
-  a past and a present, whose kernels want both or neither.
+* Optional outputs are dropped for operators that then do less and are recognised by more rules.  Not for
+  operators with a past and a present, whose kernels want both or neither.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class DeadCode(Pass):
 
 
 def _backwards(graph: Graph) -> Iterator[Node]:
-    """Yield the nodes from the last to the first, each before those nested in it and these before earlier ones."""
+    """Yield the nodes from the last to the first, those nested in one right after it."""
     stack = [graph.reversed_nodes()]
     while stack:
         node = next(stack[-1], None)

@@ -1,21 +1,26 @@
 """Set denormal weights to zero.
 
-A number below 1.2e-38 contributes nothing to a result of ordinary size, but on most processors each multiplication with
-one takes a hundred cycles: networks whose training drove weights towards zero have been seen to run 10 to 30 times
-slower for it.  Only constants of type f32 and f64 are looked at; in f16 denormals are ordinary numbers.
+A number below 1.2e-38 contributes nothing to a result of ordinary size, but on most processors each
+multiplication with one takes a hundred cycles: networks whose training drove weights towards zero have been
+seen to run 10 to 30 times slower for it.  Only constants of type f32 and f64 are looked at; in f16 denormals
+are ordinary numbers.
 
 Decisions:
 
-* This is the one clean-up that changes a value, by less than 1.2e-38 absolutely.  The sign of the zero is kept.
-* Every weight must be read once.  The scan works on pieces that fit in the cache and takes two operations a piece when
-  there are no zeros in it: doubling the bits drops the sign, and the least result tells whether any exponent is zero.
+* This is the one clean-up that changes a value, by less than 1.2e-38 absolutely.  The sign of the zero is
+  kept.
+* Every weight must be read once.  The scan works on pieces that fit in the cache and takes two operations a
+  piece when there are no zeros in it: doubling the bits drops the sign, and the least result tells whether
+  any exponent is zero.
 * A tensor is copied only when it holds denormals.
-* ``limit`` bounds the bytes that are read, in graph order, so that a model of 20 GB is not read from disk for this.
+* ``limit`` bounds the bytes that are read, in graph order, so that a model of 20 GB is not read from disk for
+  this.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +35,7 @@ from passes.sizes import parse_bytes
 _PIECE = 1 << 18
 """Bytes that are scanned at a time: with the scratch buffer they fit in a second-level cache."""
 
-_MANTISSA = {DType.F32: (np.uint32, 23), DType.F64: (np.uint64, 52)}
+_MANTISSA: dict[DType, tuple[Any, int]] = {DType.F32: (np.uint32, 23), DType.F64: (np.uint64, 52)}
 """Element type → unsigned type of the same width, and bits of the mantissa."""
 
 

@@ -1,15 +1,18 @@
 """Remove operators that give back their input.
 
-Each function below is a theorem: it returns the value that the node's first output equals in every execution, or
-``None``.  Where the result's shape could differ from the input's (broadcasting, reshaping) the types that inference
-found must be equal, symbol by symbol.
+Each function below is a theorem: it returns the value that the node's first output equals in every execution,
+or ``None``.  Where the result's shape could differ from the input's (broadcasting, reshaping) the types that
+inference found must be equal, symbol by symbol.
 
 Decisions:
 
-* ``x + 0.0`` counts as ``x``, though it turns ``-0.0`` into ``0.0``: the two are equal, and ONNX Runtime does it too.
-* ``Clip`` without bounds is removed for integers only: for floats ONNX Runtime clips infinities to the largest number.
+* ``x + 0.0`` counts as ``x``, though it turns ``-0.0`` into ``0.0``: the two are equal, and ONNX Runtime does
+  it too.
+* ``Clip`` without bounds is removed for integers only: for floats ONNX Runtime clips infinities to the
+  largest number.
 * ``Slice`` with steps of one that changes no dim is the identity, whatever its bounds are.
-* An ``Identity`` that keeps the name of a graph's output apart from an input, a constant or another output stays.
+* An ``Identity`` that keeps the name of a graph's output apart from an input, a constant or another output
+  stays.
 """
 
 from __future__ import annotations
@@ -116,7 +119,9 @@ def _neutral(number: float | bool, *, either_side: bool) -> Theorem:
         if len(node.inputs) != 2:
             return None
         left, right = node.inputs
-        return _unless_neutral(node, left, right) or (_unless_neutral(node, right, left) if either_side else None)
+        return _unless_neutral(node, left, right) or (
+            _unless_neutral(node, right, left) if either_side else None
+        )
 
     def _unless_neutral(node: Node, data: Value | None, operand: Value | None) -> Value | None:
         if data is None or operand is None or operand.constant is None:
@@ -158,8 +163,9 @@ THEOREMS: dict[str, Theorem] = {
 class NoOps(Pass):
     """Remove operators that give back their input.
 
-    ``Identity``, adding zero, multiplying by one, casts to the same type, reshapes to the same shape, inference-mode
-    ``Dropout``, ``Where`` with a constant condition, and the like; empty parts of a ``Concat`` go too.
+    ``Identity``, adding zero, multiplying by one, casts to the same type, reshapes to the same shape,
+    inference-mode ``Dropout``, ``Where`` with a constant condition, and the like; empty parts of a ``Concat``
+    go too.
     """
 
     def run(self, graph: Graph, ctx: Context) -> bool:

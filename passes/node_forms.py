@@ -1,8 +1,8 @@
 """What the passes of this folder ask of a node, and the two ways in which they replace one.
 
-A pass acts on nodes of known meaning only: operators of the default domain in a form of opset 13 or newer (axes and
-sizes are inputs there), and operators of ``com.microsoft`` that it knows by name.  Graphs nested in nodes of any other
-domain are left as they are, since only their operator knows what it reads from them.
+A pass acts on nodes of known meaning only: operators of the default domain in a form of opset 13 or newer
+(axes and sizes are inputs there), and operators of ``com.microsoft`` that it knows by name.  Graphs nested in
+nodes of any other domain are left as they are, since only their operator knows what it reads from them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OPEN_DOMAINS = frozenset({"", "com.microsoft"})
 
 
 def is_current(node: Node, *ops: str) -> bool:
-    """True when the node is one of these operators of the default domain, in a form with axes and sizes as inputs."""
+    """True when the node is one of these operators, with axes and sizes as inputs."""
     return node.is_op(*ops) and (node.version >= _FIRST_CURRENT or node.version == 0)
 
 
@@ -88,14 +88,14 @@ def erase_unused(*values: Value | None) -> None:
 
 
 def let_stand_for(node: Node, value: Value) -> None:
-    """Replace the first output of a node by a value that equals it, and erase the node when nothing else is read."""
+    """Replace the first output of a node by an equal value; erase the node when nothing else is read."""
     edit.replace(node.output, value)
     if unused(node):
         edit.erase(node)
 
 
 def replace_by_constant(value: Value, constant: Constant) -> Value:
-    """Replace an output of a node by a constant, under the same name where that becomes free, and return it."""
+    """Replace an output of a node by a constant, under the same name where that becomes free."""
     graph, node, name = value.graph, value.node, value.name
     assert graph is not None
     assert node is not None
@@ -111,7 +111,7 @@ def replace_by_constant(value: Value, constant: Constant) -> Value:
 def rewrite(
     node: Node, by: str, op: str, inputs: Sequence[Value | None], attributes: dict[str, Attr] | None = None
 ) -> Node:
-    """Replace a node with one output by another operator of the default domain; names of node and value stay."""
+    """Replace a node with one output by another operator of the default domain; the names stay."""
     graph, old, name = node.graph, node.output, node.output.name
     assert graph is not None
     made = edit.add_node(

@@ -1,19 +1,23 @@
 """Replace computed shapes by constants, where analysis knows their contents.
 
-Exporters compute every target of a ``Reshape`` from ``Shape``, ``Gather`` and ``Concat``, and nothing of it remains when
-the dims are known, or are those of the tensor that is reshaped.
+Exporters compute every target of a ``Reshape`` from ``Shape``, ``Gather`` and ``Concat``, and nothing of it
+remains when the dims are known, or are those of the tensor that is reshaped.
 
 Decisions:
 
 * A zero in the target of a ``Reshape`` copies a dim, and is exact for every input, empty ones included.
-* ``-1`` is written for at most one dim, and only if all others are positive numbers: with a dim that may be zero, what
-  ``-1`` stands for is undefined, and ONNX Runtime refuses to run it.
-* The end of a ``Slice`` that is the dim itself becomes the largest integer, which the specification defines as the end.
+* ``-1`` is written for at most one dim, and only if all others are positive numbers: with a dim that may be
+  zero, what ``-1`` stands for is undefined, and ONNX Runtime refuses to run it.
+* The end of a ``Slice`` that is the dim itself becomes the largest integer, which the specification defines
+  as the end.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from compiler.ir import edit
 from compiler.ir.constant import Constant
@@ -33,8 +37,8 @@ _TO_THE_END = {DType.I64: (1 << 63) - 1, DType.I32: (1 << 31) - 1}
 class ShapeChains(Pass):
     """Replace computed shapes whose contents are known by constants.
 
-    Integer tensors with known numbers become constants; targets of ``Reshape`` and ends of ``Slice`` that equal dims of
-    the tensor at hand are written as zero, ``-1`` and "to the end".
+    Integer tensors with known numbers become constants; targets of ``Reshape`` and ends of ``Slice`` that
+    equal dims of the tensor at hand are written as zero, ``-1`` and "to the end".
     """
 
     def run(self, graph: Graph, ctx: Context) -> bool:
@@ -63,11 +67,11 @@ def _visit(node: Node, ctx: Context) -> bool:
 
 def _make_constant(node: Node) -> bool:
     """Replace outputs whose contents are numbers; an ``Identity`` of a constant keeps a name and stays."""
-    if node.is_op("Identity") or not any(o.contents for o in node.outputs):
+    if node.is_op("Identity"):
         return False
     changed = False
     for out in node.outputs:
-        constant = _constant_contents(out)
+        constant = _constant_contents(out) if out.contents is not None and out.is_used else None
         if constant is not None:
             replace_by_constant(out, constant)
             changed = True
@@ -76,23 +80,27 @@ def _make_constant(node: Node) -> bool:
 
 def _constant_contents(value: Value) -> Constant | None:
     kind, contents = value.type, value.contents
-    if not contents or not value.is_used or not isinstance(kind, TensorType) or not is_static(contents):
+    if (
+        contents is None
+        or not isinstance(kind, TensorType)
+        or not (kind.dtype is DType.BOOL or kind.dtype.is_integer)
+    ):
         return None
-    if not (kind.dtype is DType.BOOL or kind.dtype.is_integer) or not is_static(kind.shape):
-        return None
+    numbers = [d for d in contents if isinstance(d, int)]
     shape = tuple(d for d in kind.shape if isinstance(d, int))
-    constant = Constant.of(contents, kind.dtype)
-    if constant.size != len(contents):
+    if len(numbers) != len(contents) or len(shape) != len(kind.shape) or math.prod(shape) != len(numbers):
         return None
-    array = constant.array().reshape(-1)
-    return Constant.from_array(array.reshape(shape), kind.dtype) if _size(shape) == array.size else None
+    if not all(_in_range(n, kind.dtype) for n in numbers):
+        return None
+    return Constant.from_array(np.asarray(numbers, kind.dtype.numpy).reshape(shape), kind.dtype)
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for d in shape:
-        size *= d
-    return size
+def _in_range(number: int, dtype: DType) -> bool:
+    if dtype is DType.BOOL:
+        return number in (0, 1)
+    signed = not dtype.text.startswith("u")
+    bits = dtype.bits - signed
+    return -(1 << bits) * signed <= number < 1 << bits
 
 
 def _set_operand(node: Node, index: int, constant: Constant) -> None:

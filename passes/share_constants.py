@@ -1,12 +1,12 @@
-"""Keep one copy of equal constants: tied weights stay tied, and weights that an exporter duplicated become tied.
+"""Keep one copy of equal constants: weights that an exporter duplicated become tied.
 
 Decisions:
 
-* Contents are compared lazily.  Constants must agree in type and shape, then in a few sampled bytes, before either is
-  hashed: a model of 20 GB whose layers differ is sampled, not read.
-* Constants of at most 1 KiB are shared within one graph only, since some rewrites of ONNX Runtime look for scalars in
-  the node's own graph.  Larger ones are shared across graphs: an equal one of an enclosing graph is used, and equal
-  ones of siblings (the branches of an ``If``) move to the graph that encloses them all.
+* Contents are compared lazily.  Constants must agree in type and shape, then in a few sampled bytes, before
+  either is hashed: a model of 20 GB whose layers differ is sampled, not read.
+* Constants of at most 1 KiB are shared within one graph only, since some rewrites of ONNX Runtime look for
+  scalars in the node's own graph.  Larger ones are shared across graphs: an equal one of an enclosing graph
+  is used, and equal ones of siblings (the branches of an ``If``) move to the graph that encloses them all.
 * A constant that a graph returns keeps its name and place; others may be replaced by it.
 """
 
@@ -36,7 +36,9 @@ class ShareConstants(Pass):
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Group the constants by what is cheap to compare, hash within groups, and merge what is equal."""
         scopes = _Scopes(graph)
-        readable = [v for g in scopes.graphs for v in g.constants if v.constant is not None and v.constant.is_readable]
+        readable = [
+            v for g in scopes.graphs for v in g.constants if v.constant is not None and v.constant.is_readable
+        ]
         changed = 0
         for group in _equal(readable):
             changed += _merge_large(group, scopes) if _bytes(group[0]) > _SMALL else _merge_small(group)
@@ -123,7 +125,7 @@ def _merge_small(group: list[Value]) -> int:
 
 
 def _merge_large(group: list[Value], scopes: _Scopes) -> int:
-    """Merge equal constants with those of enclosing graphs, and the ones of siblings where all of them see it."""
+    """Merge equal constants with those of enclosing graphs, those of siblings where all see it."""
     kept: list[Value] = []
     merged = 0
     for value in group:  # outer graphs come first

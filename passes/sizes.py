@@ -15,10 +15,12 @@ _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 
 def parse_bytes(text: str, *, where: str) -> int:
-    """Return a number of bytes; raise ``InputError``, which names ``where``, for what is no size with a unit."""
+    """Return a number of bytes; raise ``InputError`` for what is no size with a unit."""
     form = _FORM.fullmatch(text)
     if form is None or form.group(2) not in _UNITS:
         raise InputError(
-            f"{text!r} is not a size", where=where, hint=f"write for example 16MiB; units are {', '.join(_UNITS)}"
+            f"{text!r} is not a size",
+            where=where,
+            hint=f"write for example 16MiB; units are {', '.join(_UNITS)}",
         )
     return int(float(form.group(1)) * _UNITS[form.group(2)])

@@ -39,9 +39,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 """For each part, the parts of ours that it may import, and itself. The longest name that fits is the part.
 
-``compiler`` stands for the composition root: the modules that lie directly in that folder.  The manager imports
-the package ``passes`` to look through it, and no pass by name; ``tools`` may have the public names of ``compiler``
-only.  Other tests hold these two.
+``compiler`` stands for the composition root: the modules that lie directly in that folder.  The manager
+imports the package ``passes`` to look through it, and no pass by name; ``tools`` may have the public names of
+``compiler`` only.  Other tests hold these two.
 """
 
 ONLY_IN: dict[str, tuple[str, ...]] = {

@@ -98,7 +98,7 @@ def compile_case(case: Case, folder: Path, compiling: Child, oracle: Child, *, v
     """Lay out a case, compile it, and hold the outcome to what the case expects."""
     (folder / "in").mkdir()
     source = case.lay_out(folder / "in")
-    output = folder / "out" / "result"
+    output = folder / "result"
     before = everything_below(folder)
     verdict = compiling.call(
         "tests.hostile_runner:compile_file", str(source), str(output), verify, seconds=SECONDS

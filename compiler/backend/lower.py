@@ -68,8 +68,8 @@ def _needs(node: Node, version: int) -> int:
 def express(node: Node, version: int) -> Form | None:
     """Return the node in the form of an opset version of its domain, ``None`` when that version cannot say it."""
     plain = Form(node.op, node.inputs, node.attributes)
-    if node.domain or version == node.version:
-        return plain
+    if node.domain or version == node.version or not history(node.op):
+        return plain  # what ONNX does not define has no versions
     if version > node.version:
         return plain if keeps_form(node, node.version, version) else None
     if _reads_the_same(node, version) or _was_written_so(node, version):

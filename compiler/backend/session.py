@@ -126,7 +126,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     _require(isinstance(fallbacks, list), manifest, "fallbacks", "a list of settings")
     for fallback in fallbacks:
         _check_settings(fallback, manifest)
-    return Bundle(model, settings, tuple(fallbacks), _read_files(content, manifest))
+    return Bundle(model, settings, tuple(fallbacks), _read_files(content, manifest, model.name))
 
 
 _PARTS = ("session_options", "config_entries")
@@ -153,11 +153,12 @@ def _model_name(content: Mapping[str, Any], manifest: Path) -> str:
     return str(name)
 
 
-def _read_files(content: Mapping[str, Any], manifest: Path) -> dict[str, Mapping[str, Any]]:
+def _read_files(content: Mapping[str, Any], manifest: Path, model: str) -> dict[str, Mapping[str, Any]]:
     files = content.get("files", {})
     good = isinstance(files, dict) and all(isinstance(entry, dict) for entry in files.values())
     _require(good, manifest, "files", "an object of objects")
-    return dict(files)
+    written_as = content.get("model")  # a plain model may have been renamed together with its manifest
+    return {model if name == written_as else name: entry for name, entry in files.items()}
 
 
 def _require(good: bool, manifest: Path, what: str, expected: str) -> None:

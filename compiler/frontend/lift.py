@@ -18,7 +18,7 @@ import numpy as np
 from compiler.ir import edit
 from compiler.ir.constant import Constant
 from compiler.ir.dtype import DType
-from compiler.ir.forms import keeps_form
+from compiler.ir.forms import history, keeps_form
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
 
 OLDEST = 7
@@ -35,7 +35,7 @@ def lift(model: Model) -> None:
 
 
 def _lift(node: Node, newest: int) -> None:
-    if keeps_form(node, node.version, newest):
+    if not history(node.op) or keeps_form(node, node.version, newest):
         node.version = newest
         return
     handler = _LIFTS.get(node.op)

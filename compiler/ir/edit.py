@@ -489,3 +489,85 @@ def unknown_value(name: str) -> Value:
     """Return a value of which nothing is known yet."""
     return Value(name, UNKNOWN)
 
+
+
+def replace_body(graph: Graph, new: Graph) -> None:
+    """Let a main graph have the nodes, constants and outputs of another model's, whose graph is used up.
+
+    Inputs are matched by position and stay; outputs are matched by position and keep name and declaration.
+    """
+    model = graph.model
+    for old_input, new_input in zip(graph.inputs, new.inputs, strict=True):
+        for node, index in list(new_input.uses):
+            inputs = list(node.inputs)
+            inputs[index] = old_input
+            _assign_inputs(node, tuple(inputs))
+    for old_out, new_out in zip(graph.outputs, new.outputs, strict=True):
+        new_out.declared = old_out.declared
+        new_out.outputs_count -= 1
+    for sub in new.all_graphs():
+        sub.model = model
+    for domain, version in new.model.opsets.items():
+        model.opsets.setdefault(domain, version)
+    swap = _Body(new, dict(zip(new.inputs, graph.inputs, strict=True)))
+    if (journal := model.journal) is not None:
+        journal.outputs_before.setdefault(graph, list(graph.outputs))
+        journal.erased.update(dict.fromkeys(graph.nodes(), graph))
+        journal.inserted.update(dict.fromkeys(new.nodes()))
+        pairs = zip(graph.outputs, new.outputs, strict=True)
+        journal.replaced.extend((a, swap.inputs.get(b, b)) for a, b in pairs)
+    swap.exchange(graph)
+    _record(model, lambda: swap.exchange(graph))
+
+
+@dataclass(slots=True)
+class _Body:
+    """The contents of a graph, held while another graph's are in its place."""
+
+    holder: Graph
+    inputs: dict[Value, Value]
+
+    def exchange(self, graph: Graph) -> None:
+        """Swap the contents of the holder and the graph; doing it twice changes nothing."""
+        other = self.holder
+        going = _contents(graph)
+        coming = _contents(other)
+        coming = (*coming[:4], [self.inputs.get(v, v) for v in coming[4]])
+        for node in graph.nodes():
+            _drop_outer_uses(node)
+        for value in graph.outputs:
+            value.outputs_count -= 1
+        _install(other, going)
+        _install(graph, coming)
+        for node in graph.nodes():
+            for n in (node, *_nested_nodes(node)):
+                _add_uses(n)
+        for value in graph.outputs:
+            value.outputs_count += 1
+
+
+_Contents = tuple[Node | None, Node | None, int, dict[Value, None], list[Value]]
+
+
+def _contents(graph: Graph) -> _Contents:
+    return graph._first, graph._last, graph.node_count, graph.constants, graph.outputs
+
+
+def _drop_outer_uses(node: Node) -> None:
+    for n in (node, *_nested_nodes(node)):
+        for i, value in enumerate(n.inputs):
+            if value is not None and value.is_input:
+                value.uses.pop((n, i), None)
+
+
+def _install(graph: Graph, contents: _Contents) -> None:
+    graph._first, graph._last, graph.node_count, graph.constants, outputs = contents
+    graph.outputs = list(outputs)
+    node = graph._first
+    while node is not None:
+        node.graph = graph
+        for out in node.outputs:
+            out.graph = graph
+        node = node.next
+    for value in graph.constants:
+        value.graph = graph

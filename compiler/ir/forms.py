@@ -9,10 +9,10 @@ Lifting (frontend) rewrites a node into the newest form; lowering (backend) find
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Node
+from compiler.ir.schema import NEWEST_KNOWN, Schema, schema
 
 MEANING_CHANGED: dict[str, tuple[int, ...]] = {
     "Softmax": (13,), "LogSoftmax": (13,), "Hardmax": (13,),  # flattening to two dims became one axis
@@ -24,39 +24,22 @@ MEANING_CHANGED: dict[str, tuple[int, ...]] = {
 _POOL_FIXED = 19
 """AveragePool's ``ceil_mode`` counts differently before this version."""
 
-_ORT_TYPES = {
-    DType.F32: "tensor(float)", DType.F64: "tensor(double)", DType.F16: "tensor(float16)", DType.BF16: "tensor(bfloat16)",
-    DType.BOOL: "tensor(bool)", DType.STRING: "tensor(string)", DType.I8: "tensor(int8)", DType.I16: "tensor(int16)",
-    DType.I32: "tensor(int32)", DType.I64: "tensor(int64)", DType.U8: "tensor(uint8)", DType.U16: "tensor(uint16)",
-    DType.U32: "tensor(uint32)", DType.U64: "tensor(uint64)",
-}  # fmt: skip
 
 
-@functools.cache
-def onnx_schema(op: str, version: int) -> Any:
-    """Return the ONNX schema of a default-domain operator in force at a version, ``None`` when there is none."""
-    from onnx import defs
-
-    try:
-        found = defs.get_schema(op, version, "")
-    except defs.SchemaError:
-        return None
-    return None if found.deprecated else found
+def standard(op: str, version: int) -> Schema | None:
+    """Return the schema of a default-domain operator in force at a version, ``None`` when there is none."""
+    found = schema("", op, version)
+    return None if found is None or found.deprecated else found
 
 
 @functools.cache
 def history(op: str) -> tuple[int, ...]:
-    """Return the versions in which the operator was defined anew, oldest first."""
-    from onnx import defs
-
-    versions, version = [], 10_000
-    while version > 0:
-        try:
-            version = defs.get_schema(op, version, "").since_version
-        except defs.SchemaError:
-            break
-        versions.append(version)
-        version -= 1
+    """Return the versions in which the operator was defined anew, oldest first; none for what ONNX does not define."""
+    versions: list[int] = []
+    found = schema("", op, NEWEST_KNOWN)
+    while found is not None:
+        versions.append(found.since_version)
+        found = schema("", op, found.since_version - 1) if found.since_version > 1 else None
     return tuple(reversed(versions))
 
 
@@ -68,25 +51,28 @@ def changed_meaning(op: str, low: int, high: int) -> bool:
 @functools.lru_cache(maxsize=65536)
 def fits(op: str, version: int, attributes: frozenset[str], inputs: int, outputs: int, types: tuple[DType, ...]) -> bool:
     """True when the operator as of ``version`` takes these attributes, numbers of inputs and outputs, and types."""
-    s = onnx_schema(op, version)
+    s = standard(op, version)
     if s is None:
         return False
     if not attributes <= set(s.attributes) or not s.min_input <= inputs <= s.max_input or outputs > s.max_output:
         return False
     if any(a.required and name not in attributes for name, a in s.attributes.items()):
         return False
-    for i, dtype in enumerate(types):
-        if dtype in _ORT_TYPES and s.inputs:
-            formal = s.inputs[min(i, len(s.inputs) - 1)]
-            if not any(_ORT_TYPES[dtype] in t for t in formal.types):
-                return False
-    return True
+    return all(_takes(s, i, dtype) for i, dtype in enumerate(types))
+
+
+def _takes(s: Schema, index: int, dtype: DType) -> bool:
+    formal = s.formal_input(index)
+    if formal is None or dtype is DType.UNKNOWN:
+        return True
+    allowed = s.allowed(formal)
+    return not allowed or dtype in allowed
 
 
 @functools.lru_cache(maxsize=65536)
 def same_form(op: str, old: int, new: int, attributes: frozenset[str], inputs: int, outputs: int) -> bool:
     """True when a node with these parts means the same in versions ``old`` and ``new`` (``old`` below ``new``)."""
-    before, after = onnx_schema(op, old), onnx_schema(op, new)
+    before, after = standard(op, old), standard(op, new)
     if before is None or after is None:
         return False
     if before.since_version == after.since_version:
@@ -94,17 +80,11 @@ def same_form(op: str, old: int, new: int, attributes: frozenset[str], inputs: i
     if changed_meaning(op, old, new) or not fits(op, new, attributes, inputs, outputs, ()):
         return False
     for name, a in before.attributes.items():
-        if name in attributes:
+        if name in attributes or a.default is None:
             continue
-        default = _default(a)
-        if default is not None and (name not in after.attributes or _default(after.attributes[name]) != default):
+        if name not in after.attributes or after.attributes[name].default != a.default:
             return False
     return True
-
-
-def _default(attribute: Any) -> bytes | None:
-    value = attribute.default_value
-    return value.SerializeToString() if value.name or value.type else None
 
 
 def parts(node: Node) -> tuple[frozenset[str], int, int]:

@@ -18,6 +18,7 @@ from compiler.ir.graph import Model
 from compiler.ir.printer import FORMAT, FORMS, side_path
 from compiler.ir.read_model import Builder, type_of_syntax
 from compiler.ir.sidefile import ContentsSource, SideFile
+from compiler.ir.spelling import Opaque
 from compiler.ir.syntax import Statement
 from compiler.ir.types import Type
 
@@ -92,6 +93,7 @@ def _header(text: str, source: str) -> tuple[int, Model]:
     stop = text.find("\n", at)
     line = text[at : stop if stop >= 0 else len(text)]
     cursor = Cursor(text[:at] + "  " + line[2:] if line.startswith("//") else "", source=source)
+    cursor.text = text  # what errors show
     if not cursor.accept_word("ampc"):
         raise ParseError("the text has no header", where=source, hint="begin it with a line like: // ampc 1, opset 20")
     model = Model()
@@ -118,8 +120,6 @@ def _header_entry(cursor: Cursor, model: Model) -> None:
 
 
 def _metadata_or_function(grammar: Grammar, model: Model) -> None:
-    from compiler.ir.spelling import Opaque
-
     if grammar.accept_word("meta"):
         key = grammar.string()
         grammar.expect("=")

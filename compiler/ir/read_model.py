@@ -133,7 +133,7 @@ class Builder:
     def _value(self, operand: Operand | Output) -> Value:
         value = self.visible.get(operand.name)
         if value is None:
-            close = nearest(operand.name, sorted(self.visible)) if len(self.visible) < 1000 else ""
+            close = nearest(operand.name, sorted(self.visible)) if 0 < len(self.visible) < 1000 else ""
             raise self.grammar.error(f"%{operand.name} is not defined before this", operand.at, hint=close)
         return value
 

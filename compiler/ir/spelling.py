@@ -111,8 +111,8 @@ def word_text(word: str) -> str:
 def float_text(value: Any, dtype: DType) -> str:
     """Return a number of a float type so that ``read_float`` gives back the same bits."""
     scalar = np.asarray(value).astype(dtype.numpy)
-    for text in (str(scalar[()]), repr(float(scalar))):
-        text = text if any(c in ".en" for c in text) else text + ".0"
+    for written in (str(scalar[()]), repr(float(scalar))):
+        text = written if any(c in ".en" for c in written) else written + ".0"
         if _bits(read_float(text, dtype)) == _bits(scalar):
             return text
     return f"0x{_bits(scalar):0{max(dtype.bits, 8) // 4}x}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from compiler.errors import InvariantError
 from compiler.ir.constant import Constant
+from compiler.ir.dims import Expr
 from compiler.ir.dtype import DType
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
@@ -28,15 +29,16 @@ def verify(graph_or_model: Graph | Model) -> None:
     _Verifier(root).run()
 
 
-def verify_changes(model: Model, journal: Journal) -> None:
+def verify_changes(journal: Journal) -> None:
     """Raise ``InvariantError`` when a node that the journal touched breaks an invariant that can be seen locally."""
-    for node in [*journal.inserted, *journal.modified]:
-        if node.graph is None and (node in journal.erased or node in journal.modified):
-            continue
+    for node in journal.inserted:
         _check(node.graph is not None, node, "is recorded as inserted and stands in no graph")
         _check_local(node)
+    for node in journal.modified:
+        if node not in journal.erased:
+            _check_local(node)
     for node in journal.erased:
-        _check(node.graph is None or node in journal.inserted, node, "is recorded as erased and stands in a graph")
+        _check(node.graph is None, node, "is recorded as erased and stands in a graph")
 
 
 def _check_local(node: Node) -> None:
@@ -109,8 +111,7 @@ class _Verifier:
         while node is not None:
             if node.graph is not graph or node.previous is not previous or count >= graph.node_count:
                 raise self._broken_list(graph, node, count)
-            inputs = node.inputs
-            for i, value in enumerate(inputs):
+            for i, value in enumerate(node.inputs):
                 if value is None:
                     continue
                 if value not in visible:
@@ -118,8 +119,6 @@ class _Verifier:
                 if (node, i) not in value.uses:
                     raise _fail(value, f"its use list lacks operand {i} of {node!r}", graph)
                 self.reads += 1
-            if inputs and inputs[-1] is None:
-                raise _fail(node, "its last operand is a missing one", graph)
             if node.attributes:
                 _check_attributes(node)
                 yield from node.graphs()
@@ -237,9 +236,12 @@ def _check_output(node: Node, index: int, value: Value) -> None:
 
 
 def _check_type(value: Value, graph: Graph | None) -> None:
-    type_ = value.type
-    if type(type_) is TensorType and any(type(d) is not str and isinstance(d, int) and d < 0 for d in type_.shape):
-        raise _fail(value, "it has a dim below zero", graph)
+    if not isinstance(value.type, TensorType):
+        return
+    for dim in value.type.shape:
+        if dim.__class__ is int and dim >= 0 or dim.__class__ is Expr:
+            continue
+        raise _fail(value, f"its dim {dim!r} is below zero, or neither an int nor an Expr", graph)
 
 
 def _check_constant(value: Value, constant: Constant, graph: Graph) -> None:
@@ -254,12 +256,12 @@ def _check_constant(value: Value, constant: Constant, graph: Graph) -> None:
 
 
 def _is_int(value: Any) -> bool:
-    return type(value) is int and -(1 << 63) <= value < 1 << 63
+    return value.__class__ is int and -(1 << 63) <= value < 1 << 63
 
 
 _FITS: dict[str, Callable[[Any], bool]] = {
     "int": _is_int,
-    "float": lambda v: type(v) is float,
+    "float": lambda v: isinstance(v, float),
     "string": lambda v: isinstance(v, str | bytes),
     "tensor": lambda v: isinstance(v, Constant),
     "graph": lambda v: isinstance(v, Graph),

@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 
 _CHUNK = 1 << 20
 """Elements converted at a time; the temporaries of a chunk fit a last-level cache."""
+_FLOOR = 1e-12
+"""The least magnitude that a relative difference is relative to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ class _Tally:
         wrong = diff[places]
         top = int(np.argmax(wrong))
         self.count += places.size
-        self.relative = max(self.relative, float(np.max(wrong / np.maximum(magnitude[places], 1e-300))))
+        self.relative = max(self.relative, float(np.max(wrong / np.maximum(magnitude[places], _FLOOR))))
         if float(wrong[top]) > self.worst:
             self.worst, self.at = float(wrong[top]), start + int(places[top])
 
@@ -265,22 +267,20 @@ class _Tally:
 
 
 def _compare_integers(ref: Array, got: Array, path: str) -> Difference | None:
-    tally, scale = _Tally(), 0.0
+    tally = _Tally()
     wide = np.float64 if ref.dtype.itemsize > 4 else np.int64
     for start, a, b in _chunks(ref, got):
         bad = a != b
         if not bad.any():
             continue
         x, y = a.astype(wide), b.astype(wide)
-        magnitude = np.abs(x)
-        scale = max(scale, float(magnitude.max()))
         # Two 64-bit integers may differ and be the same float64.
-        tally.add(start, bad, np.maximum(np.abs(x - y), 1).astype(np.float64), magnitude.astype(np.float64))
+        tally.add(start, bad, np.maximum(np.abs(x - y), 1).astype(np.float64), np.abs(x).astype(np.float64))
     if tally.count == 0:
         return None
     what = "booleans differ" if ref.dtype.kind == "b" else "integers differ"
     minor = ref.dtype.kind != "b" and ref.dtype.itemsize == 1 and tally.worst <= 1
-    return replace(tally.difference(path, what, ref, got, scale), minor=minor)
+    return replace(tally.difference(path, what, ref, got, _largest(ref, np.float64)), minor=minor)
 
 
 def _compare_floats(ref: Array, got: Array, tolerance: Tolerance, path: str, wide: Any) -> Difference | None:

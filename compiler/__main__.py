@@ -1,0 +1,5 @@
+"""``python -m compiler`` is the command ``ampc``."""
+
+from compiler.cli import main
+
+main()
