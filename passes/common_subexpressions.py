@@ -117,7 +117,6 @@ def _visit(node: Node, table: _Table, merged: dict[Node, list[Node]], ctx: Conte
     if not isinstance(earlier, Node):
         return _merge_contents(node, table, ctx)
     for out, kept in zip(node.outputs, earlier.outputs, strict=True):
-        edit.refine(kept, out.type)
         if out.is_used:
             edit.replace(out, kept)
     edit.erase(node)

@@ -116,7 +116,6 @@ def _inline(node: Node, branch: Graph) -> Node | None:
         edit.set_output(branch, index, condition)  # lets go of the results: the branch is erased below
     for out, result in zip(node.outputs, results, strict=True):
         if out.is_used:
-            edit.refine(result, out.type)
             edit.replace(out, result)
     after = node.next
     edit.erase(node)

@@ -22,9 +22,7 @@ from compiler.ir.schema import is_known, node_schema
 from compiler.rewrite.transform import Context, Pass
 from passes.node_forms import is_open, open_graphs, unused
 
-_DROPS_OPTIONAL = frozenset(
-    {"BatchNormalization", "Dropout", "GRU", "LSTM", "LayerNormalization", "MaxPool", "RNN", "Unique"}
-)
+_DROPS_OPTIONAL = frozenset({"Dropout", "GRU", "LSTM", "LayerNormalization", "MaxPool", "RNN", "Unique"})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Decisions:
 * Every weight must be read once.  The scan works on pieces that fit in the cache and takes two operations a
   piece when there are no zeros in it: doubling the bits drops the sign, and the least result tells whether
   any exponent is zero.
-* A tensor is copied only when it holds denormals.
+* A tensor is copied only when it holds denormals.  One that a graph returns stays as it is.
 * ``limit`` bounds the bytes that are read, in graph order, so that a model of 20 GB is not read from disk for
   this.
 """
@@ -50,8 +50,9 @@ class FlushDenormals(Pass):
         left = parse_bytes(self.limit, where=f"option limit of {self.name}")
         flushed = 0
         for g in open_graphs(graph):
-            for value in [v for v in g.constants if v.constant is not None and v.constant.dtype in _MANTISSA]:
-                assert value.constant is not None
+            for value in list(g.constants):
+                if value.constant is None or value.constant.dtype not in _MANTISSA or value.is_output:
+                    continue
                 if not value.constant.is_readable or value.constant.nbytes > left:
                     ctx.refuse("not scanned for denormals: beyond the limit")
                     continue
@@ -105,11 +106,10 @@ def _clear(piece: Array, dtype: DType) -> int:
 
 
 def _replace(value: Value, constant: Constant) -> None:
-    """Let a constant have other contents, under its own name unless a graph returns it."""
+    """Let a constant have other contents, under its own name."""
     graph, name = value.graph, value.name
     assert graph is not None
     made = edit.add_constant(graph, constant, hint=name)
     edit.replace(value, made)
     edit.erase_constant(value)
-    if value.name == name:
-        edit.rename(made, name)
+    edit.rename(made, name)

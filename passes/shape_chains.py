@@ -8,6 +8,8 @@ Decisions:
 * A zero in the target of a ``Reshape`` copies a dim, and is exact for every input, empty ones included.
 * ``-1`` is written for at most one dim, and only if all others are positive numbers: with a dim that may be
   zero, what ``-1`` stands for is undefined, and ONNX Runtime refuses to run it.
+* A target of two dims, one for all dims before an axis and one for the rest, is what ``Flatten`` computes,
+  for empty tensors too.
 * The end of a ``Slice`` that is the dim itself becomes the largest integer, which the specification defines
   as the end.
 """
@@ -21,13 +23,13 @@ import numpy as np
 
 from compiler.ir import edit
 from compiler.ir.constant import Constant
-from compiler.ir.dims import Dim, is_static
+from compiler.ir.dims import Dim, is_static, product
 from compiler.ir.dtype import DType
-from compiler.ir.facts import known_contents, known_ints
-from compiler.ir.graph import Graph, Node, Value
+from compiler.ir.facts import Contents, known_contents, known_ints
+from compiler.ir.graph import Attr, Graph, Node, Value
 from compiler.ir.types import TensorType
 from compiler.rewrite.transform import Context, Pass
-from passes.node_forms import erase_unused, is_current, open_graphs, replace_by_constant
+from passes.node_forms import erase_unused, is_current, open_graphs, replace_by_constant, rewrite
 
 _TO_THE_END = {DType.I64: (1 << 63) - 1, DType.I32: (1 << 31) - 1}
 """Type of a bound of ``Slice`` → the number that means the end."""
@@ -54,15 +56,32 @@ def _visit(node: Node, ctx: Context) -> bool:
     if _make_constant(node):
         ctx.count("known contents")
         return True
-    if is_current(node, "Reshape") and (target := _reshape_target(node, ctx)) is not None:
-        _set_operand(node, 1, target)
-        ctx.count("shape of Reshape")
-        return True
+    if is_current(node, "Reshape"):
+        return _simplify_reshape(node, ctx)
     if is_current(node, "Slice") and (ends := _slice_ends(node)) is not None:
         _set_operand(node, 2, ends)
         ctx.count("end of Slice")
         return True
     return False
+
+
+def _simplify_reshape(node: Node, ctx: Context) -> bool:
+    data, target = node.input(0), node.input(1)
+    if data is None or target is None or target.constant is not None or target.contents is None:
+        return False
+    if node.attr("allowzero", 0) or target.rank != 1:
+        return False
+    constant, axis = _reshape_target(data, target.contents), _flattened_axis(data, target.contents)
+    if constant is not None:
+        _set_operand(node, 1, constant)
+        ctx.count("shape of Reshape")
+    elif axis is not None:
+        rewrite(node, "shape-chains", "Flatten", (data,), {"axis": Attr("int", axis)})
+        erase_unused(target)
+        ctx.count("Reshape to Flatten")
+    else:
+        ctx.refuse("shape of Reshape: several dims are unknown, or another may be zero")
+    return constant is not None or axis is not None
 
 
 def _make_constant(node: Node) -> bool:
@@ -111,25 +130,16 @@ def _set_operand(node: Node, index: int, constant: Constant) -> None:
     erase_unused(old)
 
 
-def _reshape_target(node: Node, ctx: Context) -> Constant | None:
+def _reshape_target(data: Value, target: Contents) -> Constant | None:
     """Return a constant target that equals the computed one for every input."""
-    data, target = node.input(0), node.input(1)
-    if data is None or target is None or target.constant is not None or target.contents is None:
-        return None
-    if node.attr("allowzero", 0) or target.rank != 1:
-        return None
-    known = target.contents
-    written = [_same_index(d, i, data) for i, d in enumerate(known)]
+    written = [_same_index(d, i, data) for i, d in enumerate(target)]
     unknown = [i for i, d in enumerate(written) if d is None]
-    if len(unknown) == 1 and -1 not in known:
-        others = [d for i, d in enumerate(known) if i != unknown[0]]
-        if not all(isinstance(d, int) and d > 0 for d in others):
-            ctx.refuse("Reshape to one unknown dim: another dim may be zero")
-            return None
+    if len(unknown) == 1 and all(
+        isinstance(d, int) and d > 0 for i, d in enumerate(target) if i != unknown[0]
+    ):
         written[unknown[0]] = -1
-    elif unknown:
-        return None
-    return Constant.of(written, DType.I64)
+        unknown = []
+    return None if unknown else Constant.of(written, DType.I64)
 
 
 def _same_index(dim: Dim, index: int, data: Value) -> int | None:
@@ -138,6 +148,15 @@ def _same_index(dim: Dim, index: int, data: Value) -> int | None:
         return dim
     shape = data.shape
     return 0 if shape is not None and index < len(shape) and shape[index] == dim else None
+
+
+def _flattened_axis(data: Value, target: Contents) -> int | None:
+    """Return the axis at which a target of two dims cuts the dims of the tensor in two."""
+    shape = data.shape
+    if len(target) != 2 or shape is None:
+        return None
+    cuts = (i for i in range(len(shape) + 1) if (product(shape[:i]), product(shape[i:])) == target)
+    return next(cuts, None)
 
 
 def _slice_ends(node: Node) -> Constant | None:

@@ -48,12 +48,17 @@ class Cursor:
         return token
 
     def accept(self, kind: str) -> Token | None:
-        """Return the next token and go on when it is of a kind."""
-        return self.take() if self.token.kind == kind else None
+        """Return the next token and go on when it is of a kind (other than ``end``)."""
+        token = self.tokens[self._next]
+        if token[0] != kind:
+            return None
+        self._next += 1
+        return token
 
     def expect(self, kind: str, what: str = "") -> Token:
         """Return the next token, which must be of a kind; ``what`` names it in the error."""
-        if self.token.kind != kind:
+        token = self.tokens[self._next]
+        if token[0] != kind:
             self.unexpected(what or repr(kind))
         return self.take()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from compiler.ir.constant import Constant
+from compiler.ir.dims import Dim
 from compiler.ir.graph import Attr, Graph, Loc, Model, Node, Value
 from compiler.ir.types import UNKNOWN, TensorType, Type, UnknownType, UnrankedType
 
@@ -235,6 +236,16 @@ def set_type(value: Value, type_: Type) -> None:
     value.type = type_
     if value.graph is not None:
         _record(value.graph.model, lambda: setattr(value, "type", old))
+
+
+def set_contents(value: Value, contents: tuple[Dim, ...] | None) -> None:
+    """Change what is known of the elements of a small integer tensor."""
+    if value.contents == contents:
+        return
+    old = value.contents
+    value.contents = contents
+    if value.graph is not None:
+        _record(value.graph.model, lambda: setattr(value, "contents", old))
 
 
 def rename(value: Value, name: str) -> None:

@@ -1,8 +1,8 @@
 """Facts: what analysis knows of a value beyond its type.
 
-A fact holds in every execution.  Symbols stand for dims, so they are never negative; that is what sign facts rest on.
-Facts that need the graph (sign, constants) are computed when asked for; the symbolic contents of small integer tensors
-are kept on the values by ``compiler.ir.infer``.
+A fact holds in every execution.  Symbols stand for dims, so they are never negative; that is what sign facts
+rest on. Facts that need the graph (sign, constants) are computed when asked for; the symbolic contents of
+small integer tensors are kept on the values by ``compiler.ir.infer``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def known_contents(value: Value | None) -> Contents | None:
 
 
 def _is_integral(array: np.ndarray[Any, Any], limit: int) -> bool:
-    return bool(np.all(np.isfinite(array)) and np.all(np.abs(array) <= limit) and np.all(array == np.trunc(array)))
+    return bool(
+        np.all(np.isfinite(array)) and np.all(np.abs(array) <= limit) and np.all(array == np.trunc(array))
+    )
 
 
 def known_ints(value: Value | None) -> tuple[int, ...] | None:
@@ -147,13 +149,19 @@ def nonnegative(value: Value, *, depth: int = 4) -> bool:
     if node is None or node.domain or depth <= 0:
         return False
     if node.op in _NONNEGATIVE_OPS:
-        return value.dtype.is_float or node.op not in ("Abs", "ReduceL1", "ReduceSumSquare")  # integers wrap around
+        return value.dtype.is_float or node.op not in (
+            "Abs",
+            "ReduceL1",
+            "ReduceSumSquare",
+        )  # integers wrap around
     if node.op in ("Mul", "Add", "ReduceSum", "ReduceMean") and not value.dtype.is_float:
         return False
     if node.op == "Mul" and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]:
         return True
     if node.op in ("Mul", "Add", "Max", "Concat"):
-        return len(node.inputs) <= 4 and all(i is not None and nonnegative(i, depth=depth - 1) for i in node.inputs)
+        return len(node.inputs) <= 4 and all(
+            i is not None and nonnegative(i, depth=depth - 1) for i in node.inputs
+        )
     if node.op not in _SIGN_KEEPING_OPS or not node.inputs or node.inputs[0] is None:
         return False
     return nonnegative(node.inputs[0], depth=depth - 1)

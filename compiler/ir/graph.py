@@ -280,6 +280,7 @@ class Model:
     extra: Any = None
     journal: Any = None
     _names: dict[str, int] = field(default_factory=dict)
+    _suffixes: dict[str, int] = field(default_factory=dict)
     _fresh_dims: int = 0
 
     def claim(self, name: str) -> str:
@@ -293,10 +294,11 @@ class Model:
 
     def fresh_name(self, hint: str) -> str:
         """Claim and return a name that nothing in the model has, derived from ``hint``."""
-        name, count = hint, 0
+        name, count = hint, self._suffixes.get(hint, 0)
         while name in self._names or not name:
             count += 1
             name = f"{hint}_{count}"
+        self._suffixes[hint] = count
         return self.claim(name)
 
     def fresh_dim(self) -> Expr:

@@ -38,7 +38,12 @@ def attention(node: Node, scope: Scope) -> Types:
     dtype, cache = dtype_at(node, 0), dtype_at(node, 1)
     query, key, value = (operand(node, i).shape for i in range(3))
     if query is None or key is None or value is None or not len(query) == len(key) == len(value):
-        return [tensor(dtype, None), tensor(cache, None), tensor(dtype_at(node, 2), None), tensor(dtype, None)]
+        return [
+            tensor(dtype, None),
+            tensor(cache, None),
+            tensor(dtype_at(node, 2), None),
+            tensor(dtype, None),
+        ]
     q_count, kv_count = integer(node, "q_num_heads", 0), integer(node, "kv_num_heads", 0)
     heads, length, _ = _heads(query, q_count, scope)
     key_heads, new_length, key_size = _heads(key, kv_count, scope)
@@ -48,7 +53,9 @@ def attention(node: Node, scope: Scope) -> Types:
     if past is not None and len(past) == 4:
         total = past[2] + new_length
     batch = query[0]
-    output: Shape = (batch, length, heads * value_size) if len(query) == 3 else (batch, heads, length, value_size)
+    output: Shape = (
+        (batch, length, heads * value_size) if len(query) == 3 else (batch, heads, length, value_size)
+    )
     return [
         tensor(dtype, output),
         tensor(cache, (batch, key_heads, total, key_size)),
@@ -84,7 +91,12 @@ def multi_head_attention(node: Node, scope: Scope) -> Types:
     elif query is not None and len(query) == 5:
         output = (query[0], query[1], query[2] * query[4])
     cache = tensor(dtype, scope.fresh_shape(4))
-    return [tensor(dtype, output), cache, tensor(dtype, scope.fresh_shape(4)), tensor(dtype, scope.fresh_shape(4))]
+    return [
+        tensor(dtype, output),
+        cache,
+        tensor(dtype, scope.fresh_shape(4)),
+        tensor(dtype, scope.fresh_shape(4)),
+    ]
 
 
 @rule("GroupQueryAttention", "SparseAttention", domain=MICROSOFT)

@@ -1,10 +1,10 @@
 """Symbolic contents: what small integer tensors hold, as dims, so that shape arithmetic is understood.
 
-``Shape → Gather → Mul → Concat → Reshape`` works with dynamic shapes because each of these knows the contents of its
-result.  A rule gets the node and the index of an output, and returns the elements or ``None``.
+``Shape → Gather → Mul → Concat → Reshape`` works with dynamic shapes because each of these knows the contents
+of its result.  A rule gets the node and the index of an output, and returns the elements or ``None``.
 
-Symbolic elements are products and sums of dims, which are assumed to fit ``int64``; numbers are checked against the
-element type, so nothing is claimed where ONNX Runtime would wrap around.
+Symbolic elements are products and sums of dims, which are assumed to fit ``int64``; numbers are checked
+against the element type, so nothing is claimed where ONNX Runtime would wrap around.
 """
 
 from __future__ import annotations
@@ -240,7 +240,11 @@ def _elements(node: Node) -> list[Contents] | None:
     if len(known) != len(found) or not known:
         return None
     count = max(map(len, known))
-    return [k * count if len(k) == 1 else k for k in known] if count and all(len(k) in (1, count) for k in known) else None
+    return (
+        [k * count if len(k) == 1 else k for k in known]
+        if count and all(len(k) in (1, count) for k in known)
+        else None
+    )
 
 
 def _floating(node: Node) -> bool:

@@ -1,4 +1,5 @@
-"""Inference for operators that move data without computing: reshapes, transposes, slices, gathers, padding."""
+"""Inference for operators that move data without computing: reshapes, transposes, slices, gathers,
+padding."""
 
 from __future__ import annotations
 
@@ -293,5 +294,3 @@ def center_crop_pad(node: Node, scope: Scope) -> Types:
     for axis, dim in zip(axes, wanted, strict=True):
         shape = with_dim(shape, axis, dim)
     return tensor(data.dtype, shape)
-
-

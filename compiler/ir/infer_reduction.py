@@ -60,7 +60,9 @@ def reduce_sum_integer(node: Node, scope: Scope) -> Types:
     shape = shape_of(node, 0)
     axes = integers(node, "axes")
     known = shape is not None and axes is not None
-    return tensor(DType.I32, _reduced(shape or (), axes or (), integer(node, "keepdims", 1) != 0) if known else None)
+    return tensor(
+        DType.I32, _reduced(shape or (), axes or (), integer(node, "keepdims", 1) != 0) if known else None
+    )
 
 
 @rule("ArgMax", "ArgMin")

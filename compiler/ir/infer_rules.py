@@ -1,11 +1,11 @@
 """What inference rules are made of: the registry, shape arithmetic, and access to operands.
 
-A rule is a function from a node to the types of its outputs.  It may raise ``Contradiction``, or trip over an operand
-that is not what the operator wants: the engine then knows nothing of the outputs.  A rule that lacks information says
-so by fresh symbols (``Scope.fresh``) or by ``UnrankedType``; it never guesses.
+A rule is a function from a node to the types of its outputs.  It may raise ``Contradiction``, or trip over an
+operand that is not what the operator wants: the engine then knows nothing of the outputs.  A rule that lacks
+information says so by fresh symbols (``Scope.fresh``) or by ``UnrankedType``; it never guesses.
 
-What a rule claims of *static* dims holds in every execution that ONNX Runtime accepts; that symbols of one name have
-one value is the model author's claim, which ONNX Runtime does not check.
+What a rule claims of *static* dims holds in every execution that ONNX Runtime accepts; that symbols of one
+name have one value is the model author's claim, which ONNX Runtime does not check.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Contradiction(ValueError):
 class Scope:
     """Where rules get fresh symbols from; one for each run of inference.
 
-    Equal questions get equal answers within a run: two broadcasts of the same two symbols give the same symbol.
+    Equal questions get equal answers within a run: two broadcasts of the same two symbols give the same
+    symbol.
     """
 
     model: Model
@@ -105,7 +106,9 @@ class Scope:
             return left
         if isinstance(right, int):
             return right
-        return _only_broadcast(left, right) or self.answer(f"broadcast {min(left.text, right.text)}|{max(left.text, right.text)}")
+        return _only_broadcast(left, right) or self.answer(
+            f"broadcast {min(left.text, right.text)}|{max(left.text, right.text)}"
+        )
 
 
 def _only_broadcast(left: Expr, right: Expr) -> Expr | None:

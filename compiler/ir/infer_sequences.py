@@ -40,9 +40,15 @@ def join(left: Type, right: Type, scope: Scope) -> Type:
     if not isinstance(left, TensorType | UnrankedType) or not isinstance(right, TensorType | UnrankedType):
         return UNKNOWN
     dtype = left.dtype if left.dtype is right.dtype else DType.UNKNOWN
-    if isinstance(left, UnrankedType) or isinstance(right, UnrankedType) or len(left.shape) != len(right.shape):
+    if (
+        isinstance(left, UnrankedType)
+        or isinstance(right, UnrankedType)
+        or len(left.shape) != len(right.shape)
+    ):
         return UnrankedType(dtype)
-    return TensorType(dtype, tuple(_join_dim(a, b, scope) for a, b in zip(left.shape, right.shape, strict=True)))
+    return TensorType(
+        dtype, tuple(_join_dim(a, b, scope) for a, b in zip(left.shape, right.shape, strict=True))
+    )
 
 
 def _join_dim(left: Dim, right: Dim, scope: Scope) -> Dim:
@@ -154,7 +160,8 @@ def sliced(type_: Type, axis: int) -> Type:
 def stacked(type_: Type, axis: int, count: Dim, *, exact: bool, scope: Scope) -> Type:
     """Return the type of ``count`` tensors stacked along an axis.
 
-    Unless ``exact``, only rank and count are kept: of no tensors at all, ONNX Runtime makes up the other dims.
+    Unless ``exact``, only rank and count are kept: of no tensors at all, ONNX Runtime makes up the other
+    dims.
     """
     if not isinstance(type_, TensorType):
         return type_ if isinstance(type_, UnrankedType) else UNKNOWN

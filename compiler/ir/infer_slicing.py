@@ -1,4 +1,5 @@
-"""Inference for operators that put tensors together and take them apart: concatenation, splits, slices, gathers."""
+"""Inference for operators that put tensors together and take them apart: concatenation, splits, slices,
+gathers."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ _FAR = 1 << 31
 @rule("Concat")
 def concat(node: Node, scope: Scope) -> Types:
     """Add up the dims of the axis; the other dims are equal in all inputs that have elements."""
-    dtype = next((i.dtype for i in node.inputs if i is not None and i.dtype is not DType.UNKNOWN), DType.UNKNOWN)
+    dtype = next(
+        (i.dtype for i in node.inputs if i is not None and i.dtype is not DType.UNKNOWN), DType.UNKNOWN
+    )
     shapes = [operand(node, i).shape for i in range(len(node.inputs))]
     known = [s for s in shapes if s is not None]
     if not known or any(len(s) != len(known[0]) for s in known):
@@ -48,11 +51,10 @@ def concat(node: Node, scope: Scope) -> Types:
 
 def concat_shape(shapes: list[Shape], axis: int, scope: Scope) -> Shape:
     """Return the shape of a concatenation; inputs without elements do not count, as ONNX Runtime has it."""
-    dims = [shapes[0][i] if len(shapes) == 1 else _common([s[i] for s in shapes], shapes, scope) for i in range(len(shapes[0]))]
     total: Dim = 0
-    for s in shapes:
-        total = total + s[axis]
-    dims[axis] = total
+    for shape in shapes:
+        total = total + shape[axis]
+    dims = [total if i == axis else _common([s[i] for s in shapes], shapes, scope) for i in range(len(shapes[0]))]
     return tuple(dims)
 
 
@@ -136,7 +138,9 @@ def _slice_length(dim: Dim, start: Dim, end: Dim, step: Dim) -> Dim | None:
     high = dim if isinstance(end, int) and end >= _FAR else _from_front(end, dim)
     if low is None or high is None:
         return None
-    length = smallest(high, dim) - low  # a start beyond the axis needs no clamping: the length is negative then
+    length = (
+        smallest(high, dim) - low
+    )  # a start beyond the axis needs no clamping: the length is negative then
     return ceil_div(length if nonnegative_dim(length) else maximum(length, 0), step)
 
 

@@ -285,7 +285,9 @@ def roi_align(node: Node, scope: Scope) -> Types:
     data, regions = shape_of(node, 0), shape_of(node, 2)
     height, width = integer(node, "output_height", 1), integer(node, "output_width", 1)
     count = regions[0] if regions else scope.fresh()
-    return tensor(dtype_at(node, 0), (count, data[1] if data and len(data) == 4 else scope.fresh(), height, width))
+    return tensor(
+        dtype_at(node, 0), (count, data[1] if data and len(data) == 4 else scope.fresh(), height, width)
+    )
 
 
 @rule("AffineGrid")
@@ -295,6 +297,13 @@ def affine_grid(node: Node, scope: Scope) -> Types:
     if wanted is None or len(wanted) < 3:
         return tensor(dtype_at(node, 0), None)
     return tensor(dtype_at(node, 0), (wanted[0], *wanted[2:], len(wanted) - 2))
+
+
+@rule("STFT")
+def short_time_fourier(node: Node, scope: Scope) -> Types:
+    """Give frames and frequencies, as pairs of numbers; the schema's own function errs for one-sided transforms."""
+    shape = operand(node, 0).shape
+    return tensor(dtype_at(node, 0), (shape[0] if shape else scope.fresh(), *scope.fresh_shape(2), 2))
 
 
 @rule("NhwcConv", "NhwcFusedConv", domain=MICROSOFT)

@@ -1,7 +1,10 @@
 """Split the text form into tokens, and show where a text is wrong.
 
-``//`` starts a comment and ``%`` a value, except within square brackets, where both are operators on dims: values and
-comments never stand there.
+``//`` starts a comment and ``%`` a value, except within square brackets, where both are operators on dims:
+values and comments never stand there.
+
+A tensor type after a colon is one token, since a model has few types and writes each of them thousands of times:
+the grammar takes it apart (with ``tokenize`` of its extent) when it sees it first.
 """
 
 from __future__ import annotations
@@ -23,15 +26,19 @@ _ATOMS = rf"""
 """
 _OUTSIDE = re.compile(
     rf"""
+    [ ]*(?:
     (?P<skip>(?:[ \t\r\n]+|//[^\n]*)+)
   | (?P<value>%(?:{NAME}|{_STRING}))
   | (?P<at>@(?:{NAME}|{_STRING}))
+  | (?P<type>(?<=:[ ])[A-Za-z0-9]+\[[^\[\]"\n]*\])
   | {_ATOMS}
-  | (?P<mark>::|->|[(){{}}\[\]<>,:=+\-*^$?])
+  | (?P<mark>::|->|[(){{}}\[\]<>,:=+\-*^$?]))
     """,
     re.VERBOSE,
 )
 _INSIDE = re.compile(rf"(?P<skip>[ \t\r\n]+) | {_ATOMS} | (?P<mark>//|[()\[\]<>,:+\-*^$?%])", re.VERBOSE)
+_HEAD = re.compile(rf"(?P<word>{WORD})")
+"""The first token of a type that is taken apart: its element type."""
 
 _WINDOW = 60
 """Characters shown on either side of a mistake in a long line."""
@@ -45,21 +52,29 @@ class Token(NamedTuple):
     at: int
 
 
-def tokenize(text: str, *, source: str = "text", dims: bool = False) -> list[Token]:
-    """Return the tokens of a text, the last one of kind ``end``; ``dims`` reads it as if within square brackets."""
+def tokenize(
+    text: str, *, source: str = "text", dims: bool = False, extent: tuple[int, int] | None = None
+) -> list[Token]:
+    """Return the tokens of a text, the last one of kind ``end``.
+
+    ``dims`` reads it as if within square brackets; ``extent`` reads a part, and a type there is taken apart.
+    """
     tokens: list[Token] = []
-    depth, at, end = int(dims), 0, len(text)
-    outside, inside = _OUTSIDE.match, _INSIDE.match
+    at, end = extent or (0, len(text))
+    depth, start = int(dims), at
+    outside, inside, new = _OUTSIDE.match, _INSIDE.match, tuple.__new__
     while at < end:
-        found = inside(text, at) if depth else outside(text, at)
+        found = inside(text, at) if depth else (outside if at > start or not extent else _HEAD.match)(text, at)
         if found is None:
+            at += len(text[at:]) - len(text[at:].lstrip(" "))
             raise error_at(text, at, _stray(text, at), source=source)
-        kind, spelling = found.lastgroup or "", found.group()
+        group = found.lastgroup or ""
+        kind, spelling, place = group, found.group(group), found.start(group)
         if kind == "mark":
             kind = spelling
             depth += (spelling == "[") - (spelling == "]" and depth > 0)
         if kind != "skip":
-            tokens.append(Token(kind, spelling, at))
+            tokens.append(new(Token, (kind, spelling, place)))
         at = found.end()
     tokens.append(Token("end", "", end))
     return tokens

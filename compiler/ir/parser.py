@@ -22,6 +22,9 @@ from compiler.ir.spelling import Opaque
 from compiler.ir.syntax import Statement
 from compiler.ir.types import Type
 
+_FRESH = re.compile(r"\?([0-9]{1,18})")
+"""Numbers of made-up dims; what looks like one in a string does no harm."""
+
 _LEADING = re.compile(r"[ \t\r\n]*")
 
 
@@ -37,7 +40,7 @@ def parse_model(text: str, *, side: ContentsSource | None = None, source: str = 
         _metadata_or_function(grammar, model)
     syntax = grammar.graph()
     grammar.end()
-    model._fresh_dims = max((_fresh(t.text) for t in grammar.tokens if t.kind == "fresh"), default=0)
+    model._fresh_dims = max((int(found.group(1)) for found in _FRESH.finditer(text)), default=0)
     Builder(model, grammar, form=form, side=side).main(syntax)
     return model
 
@@ -128,9 +131,5 @@ def _metadata_or_function(grammar: Grammar, model: Model) -> None:
         model.functions = (*model.functions, Opaque(grammar.hexadecimal()))
     else:
         grammar.unexpected("'graph'")
-
-
-def _fresh(text: str) -> int:
-    return int(text[1:]) if len(text) < 20 else 0
 
 

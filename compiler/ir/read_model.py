@@ -91,7 +91,7 @@ class Builder:
         self.form = form
         self.side = side
         self.visible: dict[str, Value] = {}
-        self.types: dict[str, Type] = {}
+        self.types: dict[int, Type] = {}
 
     def main(self, syntax: GraphSyntax) -> None:
         """Make the main graph."""
@@ -117,17 +117,25 @@ class Builder:
             raise self.grammar.error("a value needs a name", at)
         if name in self.visible:
             raise self.grammar.error(f"{name!r} is defined twice", at)
-        value = Value(self.model.claim(name), type_of_syntax(type_, self.grammar) if type_ is not None else UNKNOWN)
+        value = Value(self.model.claim(name), self._type(type_))
         self.visible[name] = value
         return value
+
+    def _type(self, syntax: TypeSyntax | None) -> Type:
+        if syntax is None:
+            return UNKNOWN
+        known = self.types.get(id(syntax))  # the tree is alive as long as this object
+        if known is None:
+            known = self.types[id(syntax)] = type_of_syntax(syntax, self.grammar)
+        return known
 
     def _outputs(self, graph: Graph, syntax: GraphSyntax) -> None:
         if [o.name for o in syntax.outputs] != [r.name for r in syntax.returns]:
             raise self.grammar.error("the graph returns other values than it says here", syntax.at)
         for output in syntax.outputs:
             value = self._value(output)
-            if output.type is not None and type_of_syntax(output.type, self.grammar) != value.type:
-                raise self.grammar.error(f"%{output.name} has the type {value.type}", output.type.at)
+            if output.type is not None and self._type(output.type) != value.type:
+                raise self.grammar.error(f"%{output.name} has the type {value.type}", output.at)
             edit.add_output(graph, value)
 
     def _value(self, operand: Operand | Output) -> Value:

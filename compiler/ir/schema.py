@@ -1,14 +1,15 @@
 """Operator schemas: what the ONNX standard says of an operator, and what is known of operators beyond it.
 
-This is the only module of ``compiler.ir`` that knows of ``onnx``, and it imports it when the first schema is asked
-for.  Schemas are looked up one by one (4 µs) and kept: reading all of them takes longer than most models need.
+This is the only module of ``compiler.ir`` that knows of ``onnx``, and it imports it when the first schema is
+asked for.  Schemas are looked up one by one (4 µs) and kept: reading all of them takes longer than most
+models need.
 
 Decisions:
 
-* Operators that ONNX Runtime adds are known by name only, enough to say that they compute a function of their inputs.
-  Asking ONNX Runtime for their schemas would mean importing it in the compiling process.
-* An operator of an unknown domain is *opaque*: never folded, never merged, never moved.  A dead one may be removed,
-  as ONNX Runtime itself does when it loads the model.
+* Operators that ONNX Runtime adds are known by name only, enough to say that they compute a function of their
+  inputs. Asking ONNX Runtime for their schemas would mean importing it in the compiling process.
+* An operator of an unknown domain is *opaque*: never folded, never merged, never moved.  A dead one may be
+  removed, as ONNX Runtime itself does when it loads the model.
 * A node of version 0 means the newest version.
 """
 
@@ -128,7 +129,9 @@ def schema(domain: str, op: str, version: int) -> Schema | None:
     if "\0" in op or "\0" in domain:
         return None
     try:
-        found = onnx.defs.get_schema(op, version if 0 < version < NEWEST_KNOWN else NEWEST_KNOWN, _domain(domain))
+        found = onnx.defs.get_schema(
+            op, version if 0 < version < NEWEST_KNOWN else NEWEST_KNOWN, _domain(domain)
+        )
     except (onnx.defs.SchemaError, UnicodeError, TypeError):
         return None
     return _convert(found)
@@ -185,7 +188,12 @@ def _convert_attribute(found: Any) -> AttributeSpec:
     return AttributeSpec(found.name, kind, found.required, _default(found.default_value))
 
 
-_ATTRIBUTE_KINDS = {"TYPE_PROTO": "type", "TYPE_PROTOS": "types", "SPARSE_TENSOR": "sparse", "SPARSE_TENSORS": "sparses"}
+_ATTRIBUTE_KINDS = {
+    "TYPE_PROTO": "type",
+    "TYPE_PROTOS": "types",
+    "SPARSE_TENSOR": "sparse",
+    "SPARSE_TENSORS": "sparses",
+}
 
 
 def _default(proto: Any) -> Any:
@@ -274,8 +282,8 @@ _RUNTIME_PURE = {
 }
 """Operators of ONNX Runtime, beyond the standard, that are functions of their inputs.
 
-Left out on purpose: operators that write into their inputs (paged attention and caches shared by buffer), those whose
-result depends on files or devices (``EPContext``, ``Snpe``), and random ones.
+Left out on purpose: operators that write into their inputs (paged attention and caches shared by buffer),
+those whose result depends on files or devices (``EPContext``, ``Snpe``), and random ones.
 """
 
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})

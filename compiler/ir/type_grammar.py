@@ -15,6 +15,7 @@ from __future__ import annotations
 from compiler.ir.cursor import Cursor
 from compiler.ir.dims import Dim, Expr, floor_div, maximum, minimum, modulo, product, symbol
 from compiler.ir.dtype import DType
+from compiler.ir.lexer import Token, tokenize
 from compiler.ir.spelling import unquote
 from compiler.ir.syntax import Run, TypeSyntax
 
@@ -27,6 +28,11 @@ _WRAPPERS = {"seq": 1, "optional": 1, "sparse": 1, "map": 2}
 
 class TypeGrammar(Cursor):
     """Reads dims and types."""
+
+    def __init__(self, text: str, *, source: str = "text", dims: bool = False) -> None:
+        """Tokenize the text; ``dims`` reads it as if within square brackets."""
+        super().__init__(text, source=source, dims=dims)
+        self._known: dict[str, TypeSyntax] = {}
 
     def dim(self) -> Dim:
         """Read an integer expression over symbols; the result is in normal form."""
@@ -87,8 +93,24 @@ class TypeGrammar(Cursor):
         return (minimum if word == "min" else maximum)(*arguments)
 
     def type(self) -> TypeSyntax:
-        """Read a type."""
-        return self.nested(self._type)
+        """Read a type; one that was written before is the same object, with the place where it stood first."""
+        if self.token.kind != "type":
+            return self.nested(self._type)
+        token = self.take()
+        known = self._known.get(token.text)
+        if known is None:
+            known = self._known[token.text] = self._apart(token)
+        return known
+
+    def _apart(self, token: Token) -> TypeSyntax:
+        """Read a type that the lexer left in one piece."""
+        outer = self.tokens, self._next
+        extent = token.at, token.at + len(token.text)
+        self.tokens, self._next = tokenize(self.text, source=self.source, extent=extent), 0
+        syntax = self.nested(self._type)
+        self.end()
+        self.tokens, self._next = outer
+        return syntax
 
     def _type(self) -> TypeSyntax:
         at = self.token.at

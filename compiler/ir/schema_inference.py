@@ -1,20 +1,21 @@
 """Inference by the ONNX standard's own functions, for the operators that ampc has no rule for.
 
-One node at a time: its operands' types are written as protobufs, the schema's inference function runs, and its answer
-is read back.  Expressions travel as names and come back as themselves; names that the function makes up become fresh
-symbols.  It costs some 50 µs, so operators that occur often have rules of their own.
+One node at a time: its operands' types are written as protobufs, the schema's inference function runs, and
+its answer is read back.  Expressions travel as names and come back as themselves; names that the function
+makes up become fresh symbols.  It costs some 50 µs, so operators that occur often have rules of their own.
 
-Without such a function the element type still follows from the type variables that operands and outputs share.
+Without such a function the element type still follows from the type variables that operands and outputs
+share.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from compiler.ir.constant import Constant
 from compiler.ir.dims import Dim, Expr
 from compiler.ir.dtype import DType
-from compiler.ir.constant import Constant
-from compiler.ir.graph import Attr, Node, Value
+from compiler.ir.graph import Attr, Node
 from compiler.ir.infer_rules import DIM_LIMIT, Scope
 from compiler.ir.schema import Schema, node_schema
 from compiler.ir.types import (
@@ -62,7 +63,10 @@ def _run(node: Node, definition: Schema, scope: Scope) -> list[Type]:
         )
     except Exception:  # whatever the function trips over, nothing is known
         return unknown
-    return [_from_proto(found[f"o{i}"], names, scope) if f"o{i}" in found else UNKNOWN for i in range(len(unknown))]
+    return [
+        _from_proto(found[f"o{i}"], names, scope) if f"o{i}" in found else UNKNOWN
+        for i in range(len(unknown))
+    ]
 
 
 def _opsets(node: Node) -> list[Any]:
@@ -76,7 +80,12 @@ def _opsets(node: Node) -> list[Any]:
 
 
 def _is_small(constant: Constant | None) -> bool:
-    return constant is not None and constant.is_readable and constant.dtype.bits > 0 and constant.size <= _DATA_LIMIT
+    return (
+        constant is not None
+        and constant.is_readable
+        and constant.dtype.bits > 0
+        and constant.size <= _DATA_LIMIT
+    )
 
 
 def _tensor(constant: Constant) -> Any:
@@ -171,7 +180,9 @@ def _dtype_only(node: Node, definition: Schema, index: int) -> Type:
     if formal is None:
         return UNKNOWN
     constraint = definition.source.type_constraints
-    texts = next((c.allowed_type_strs for c in constraint if c.type_param_str == formal.type_str), [formal.type_str])
+    texts = next(
+        (c.allowed_type_strs for c in constraint if c.type_param_str == formal.type_str), [formal.type_str]
+    )
     if not all(t.startswith("tensor(") for t in texts):
         return UNKNOWN
     allowed = definition.allowed(formal)
