@@ -62,7 +62,7 @@ def run(oracle: Child, model: Model, inputs: dict[str, Any]) -> list[Any]:
 
 
 def graph(inputs: str, outputs: str, *lines: str) -> Model:
-    """Return the inferred model of a graph whose statements are given; it returns what ``outputs`` declares."""
+    """Return the inferred model of a graph of some statements that returns what ``outputs`` declares."""
     returned = ", ".join(o.split(":")[0].strip() for o in outputs.split("; "))
     declared = outputs.replace("; ", ", ")
     body = "\n".join(lines)

@@ -24,7 +24,7 @@ from compiler.verify.probes_roles import Role
 
 Array = npt.NDArray[Any]
 
-LIMIT = 16 << 20
+LIMIT = 64 << 20
 """Elements that an input may have; a probe with more is not made."""
 
 _WORDS = ("a", "b", "hello", "monday", "1", "2.5", "")
