@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from compiler.errors import AmpcError, CompilerError, InputError, ModelError
 
 if TYPE_CHECKING:
-    from compiler.analysis.report import Analysis, analyze_model
+    from compiler.analysis.report import Analysis
+    from compiler.analyzing import analyze_model
     from compiler.api import check_models, compile_model, load_session
     from compiler.backend.surgeon import to_surgeon
     from compiler.compilation import Result
-    from compiler.frontend.surgeon import from_surgeon, surgeon_pass
+    from compiler.frontend.surgeon import from_surgeon
+    from compiler.surgeon import surgeon_pass
 
 __all__ = [
     "AmpcError",
@@ -36,12 +38,12 @@ __all__ = [
 _HOMES = {
     "Analysis": "compiler.analysis.report",
     "Result": "compiler.compilation",
-    "analyze_model": "compiler.analysis.report",
+    "analyze_model": "compiler.analyzing",
     "check_models": "compiler.api",
     "compile_model": "compiler.api",
     "from_surgeon": "compiler.frontend.surgeon",
     "load_session": "compiler.api",
-    "surgeon_pass": "compiler.frontend.surgeon",
+    "surgeon_pass": "compiler.surgeon",
     "to_surgeon": "compiler.backend.surgeon",
 }
 

@@ -195,8 +195,14 @@ class Compilation:
             attempt = self._attempt(model)
             files, candidate = self._write(attempt, place)
             certificate = self._verify(attempt, candidate)
-            if certificate is None or certificate.accepted:
+            if certificate is None or certificate.verified:
                 break
+            if certificate.accepted:
+                raise UnsupportedError(
+                    "the result could not be compared with the original",
+                    why=certificate.reason,
+                    hint="give inputs that the model runs on (--inputs data.npz), or compile with --no-verify",
+                )
             if not self._ban(attempt, certificate):
                 return self._give_up(certificate)
             model = self._load()
@@ -378,7 +384,6 @@ class Compilation:
             "notes": list(self.notes),
             "verification": certificate.to_json() if certificate is not None else {"status": "unverified", "why": "--no-verify"},
             "versions": versions(),
-            "timings": {r.name: 0.0 for r in ()},
             "seconds": self._seconds(attempt),
         }
 

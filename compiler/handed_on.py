@@ -6,13 +6,17 @@ either is an error, and so is one whose weights lie in other files, since these 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.backend import bundle
 from compiler.backend.atomic import write_atomic
+from compiler.backend.write import materialize
 from compiler.errors import ModelError, UnsupportedError, WorkerError
 from compiler.frontend.files import open_regular
+from compiler.frontend.wire import read_skeleton
+from compiler.ir.wire import tensors
 from compiler.settings import versions
 
 if TYPE_CHECKING:
@@ -34,32 +38,24 @@ def hand_on(job: Compilation, why: UnsupportedError) -> Result:
             assert place is not None
             name = job.options.output.name if bundle.is_plain(job.options.output) else "model.onnx"
             size = write_atomic(place / name, [data])
-            import hashlib
-
             files = {name: {"bytes": size, "sha256": hashlib.sha256(data).hexdigest()}}
             job._write_manifest(place, files, report)
     return Result(settings, report, path=job.options.output, make=lambda: _parse(data))
 
 
 def _parse(data: Any) -> ModelProto:
-    from onnx import ModelProto
-
-    return ModelProto.FromString(bytes(data))
+    skeleton = read_skeleton(data)
+    return materialize(skeleton.model, skeleton.table)
 
 
 def _original(job: Compilation, why: UnsupportedError) -> Any:
-    from onnx import ModelProto
-
-    from compiler.frontend.wire import read_skeleton
-    from compiler.ir.wire import tensors
-
     path = job.path
+    source: Any = job.source
     if path is None:
-        assert isinstance(job.source, ModelProto)
-        proto, data = job.source, job.source.SerializeToString(deterministic=True)
+        proto, data = source, source.SerializeToString(deterministic=True)
+    elif path.suffix == ".ir":
+        raise why
     else:
-        if path.suffix == ".ir":
-            raise why
         data = open_regular(path)
         proto = read_skeleton(data, where=str(path)).model
     if any(t.data_location == t.EXTERNAL for t in tensors(proto)):

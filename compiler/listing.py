@@ -67,7 +67,7 @@ def pipeline(passes: str | None, *, target: str, disable: Sequence[str] = (), un
 def _rows(steps: Sequence[Step], *, depth: int) -> Iterator[dict[str, Any]]:
     for step in steps:
         if isinstance(step, Fixpoint):
-            yield {"step": f"repeat until nothing changes, at most {step.bound} times:", "pass": "", "depth": depth}
+            yield {"step": f"repeat, at most {step.bound} times:", "pass": "", "depth": depth}
             yield from _rows(step.steps, depth=depth + 1)
         else:
             summary = (inspect.getdoc(type(step)) or "").partition("\n")[0]

@@ -6,6 +6,7 @@ otherwise.  Everything that comes from a model or a file is ``Text``, never mark
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,9 +109,10 @@ def _result_facts(report: Mapping[str, Any], output: str, *, changes: bool) -> I
     inputs = report.get("overridable_initializers", ())
     if inputs:
         notes.insert(0, f"callers may override {_some(inputs)}: not treated as constants, which costs speed")
-    yield from _listed("note", notes)
+    yield from _listed("note", [*notes, *report.get("verification", {}).get("notes", ())])
     yield "written", output
-    yield "next", f"from compiler import load_session; session = load_session({output!r})"
+    yield "next", "from compiler import load_session"
+    yield "", f"session = load_session({output!r})"
 
 
 def _listed(label: str, items: Sequence[str]) -> Iterable[tuple[str, str]]:
@@ -135,27 +137,37 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 
 def verified(record: Mapping[str, Any]) -> str:
     """Return what a verification found, in a sentence."""
-    status = str(record.get("status", "unverified"))
-    why = record.get("why") or record.get("reason") or ""
-    parts = [f"{status}: {why}" if why else status]
-    counts = [
-        _count(record[key], noun)
-        for key, noun in (("probes", "probe"), ("checks", "check"), ("bindings", "shape binding"), ("regions", "region"))
-        if key in record
-    ]
-    if counts:
-        parts.append(", ".join(counts))
-    if record.get("max_abs") is not None:
-        relative = record.get("max_rel")
+    why = record.get("reason") or record.get("why") or ""
+    parts = [f"{record.get('status', 'unverified')}{': ' if why else ''}{why}"]
+    probes = record.get("probes", ())
+    if probes:
+        sizes = len({tuple(sorted(p["binding"].items())) for p in probes})
+        parts.append(f"{_count(len(probes), 'comparison')} at {_count(sizes, 'size')}")
+    regions = record.get("regions", {})
+    if regions:
+        parts.append(f"{_count(regions.get('checked', 0), 'rewrite')} checked one by one")
+    worst = _worst(probes)
+    if worst is not None:
+        relative, absolute, name = worst
         parts.append(
-            f"largest difference {record['max_abs']:.2g} absolute"
-            + (f", {relative:.2g} relative" if relative is not None else "")
+            f"largest difference {relative:.1e} of the range, {absolute:.1e} absolute, in {name!r}"
+            if absolute
+            else "not a bit of difference"
         )
     return "; ".join(parts)
 
 
-def _count(found: Any, noun: str) -> str:
-    number = found if isinstance(found, int) else len(found)
+def _worst(probes: Sequence[Mapping[str, Any]]) -> tuple[float, float, str] | None:
+    """Return the largest relative difference, the absolute one that goes with it, and its output."""
+    found = [
+        (float(output["max_rel"]), float(output["max_abs"]), name)
+        for probe in probes
+        for name, output in probe["outputs"].items()
+    ]
+    return max(found, default=None, key=lambda f: f[0])
+
+
+def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -167,8 +179,15 @@ def certificate(first: str, second: str, record: Mapping[str, Any]) -> list[Rend
         style="bold green" if same else "bold red",
     )
     facts = [("reference", first), ("candidate", second), ("checked", verified(record))]
-    failures = [str(c.get("why") or c) for c in record.get("failures", ())]
-    return [verdict, _facts([*facts, *_listed("because", failures)])]
+    wrong = [
+        f"output {name!r}, probe {probe['probe']}: {output['why']}"
+        for probe in record.get("probes", ())
+        for name, output in probe["outputs"].items()
+        if output.get("why")
+    ]
+    refused = [f"{probe}: {why}" for probe, why in record.get("refused", {}).items()]
+    lines = [*_listed("because", wrong), *_listed("not run", refused), *_listed("note", record.get("notes", ()))]
+    return [verdict, _facts([*facts, *lines])]
 
 
 # Lists -------------------------------------------------------------------------------------------
@@ -182,16 +201,17 @@ def pipeline(record: Mapping[str, Any]) -> list[RenderableType]:
         left_out = bool(row["pass"]) and not row["runs"]
         if left_out:
             name.stylize("strike dim")
-        table.add_row(name, Text("left out" if left_out else row.get("summary", "")))
+        table.add_row(name, Text("left out" if left_out else _prose(row.get("summary", ""))))
     return [Text(f"the pipeline for {record['target']}", style="bold"), table]
 
 
 def passes(record: Mapping[str, Any]) -> list[RenderableType]:
     """Return the list of passes and the default pipeline."""
-    table = _table("pass", "what it does", "options")
+    table = _table("pass", "what it does")
     for entry in record["passes"]:
         options = ", ".join(f"{k}={v}" for k, v in entry["options"].items())
-        table.add_row(Text(entry["name"], style="bold"), Text(entry["summary"]), Text(options))
+        summary = Text(_prose(entry["summary"]))
+        table.add_row(Text(entry["name"], style="bold"), summary.append(f" {{{options}}}" if options else "", "cyan"))
     default = Padding(Text(record["default_pipeline"]), (0, 0, 0, 2))
     return [table, Text("\nthe default pipeline", style="bold"), default]
 
@@ -205,8 +225,14 @@ def one_pass(record: Mapping[str, Any]) -> list[RenderableType]:
         ("module", record["module"]),
     ]
     parts: list[RenderableType] = [Text(record["name"], style="bold"), _facts(facts)]
-    parts += [Text("\n" + text) for text in (record["documentation"], record["notes"]) if text]
-    return parts
+    texts = dict.fromkeys(text for text in (record["documentation"], record["notes"]) if text)
+    return parts + [Text("\n" + _prose(text)) for text in texts]
+
+
+def _prose(docstring: str) -> str:
+    """Return a docstring with each paragraph and list item on one line, to be wrapped where it is shown."""
+    joined = re.sub(r"(?<=\S)\n(?=[^\s*-])|(?<=\S)\n {2,}(?=[^\s*-])", " ", docstring)
+    return joined.replace("``", "`")
 
 
 def targets(record: Mapping[str, Any]) -> list[RenderableType]:

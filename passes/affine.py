@@ -21,6 +21,7 @@ Decisions:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -108,9 +109,8 @@ class Linear:
             return None
         if array.ndim > (1 if self.rank is None else self.rank):
             return None
-        position = array.ndim - 1 - self.inner
-        dims = [d for i, d in enumerate(array.shape) if i != position]
-        if any(d != 1 for d in dims) or array.size not in (1, self.channels):
+        across = array.ndim - 1 - self.inner
+        if any(d != 1 for i, d in enumerate(array.shape) if i != across) or array.size not in (1, self.channels):
             return None
         return np.broadcast_to(array.reshape(-1).astype(np.float64), (self.channels,))
 
@@ -138,8 +138,7 @@ def linear_of(node: Node) -> Linear | None:
 def _conv(node: Node, weight: Value, shape: tuple[int, ...]) -> Linear | None:
     if len(shape) < 3:
         return None
-    spread = (shape[0],) + (1,) * (len(shape) - 1)
-    return Linear(node, weight, shape, spread, len(shape) - 2, len(shape))
+    return Linear(node, weight, shape, (shape[0],) + (1,) * (len(shape) - 1), len(shape) - 2, len(shape))
 
 
 def _conv_transpose(node: Node, weight: Value, shape: tuple[int, ...]) -> Linear | None:
@@ -183,7 +182,7 @@ def only_reader(value: Value) -> Node | None:
     if value.is_output or len(value.uses) != 1:
         return None
     ((node, _),) = value.uses
-    return node if node.graph is value.graph and len(node.outputs) >= 1 else None
+    return node if node.graph is value.graph else None
 
 
 def chain(linear: Linear, read: Reader) -> tuple[list[tuple[Node, Affine]], str]:
@@ -229,10 +228,7 @@ def _map(op: str, numbers: Array, *, constant_first: bool) -> Affine:
 
 def total(steps: Sequence[tuple[Node, Affine]]) -> Affine:
     """Return the map of a whole chain, which has at least one step."""
-    found = steps[0][1]
-    for _, affine in steps[1:]:
-        found = found.then(affine)
-    return found
+    return functools.reduce(Affine.then, [affine for _, affine in steps])
 
 
 # Folding -----------------------------------------------------------------------------------------
@@ -354,26 +350,29 @@ def rebuild(
     if bias is not None:
         hint = linear.bias.name if linear.bias is not None else f"{old.name or old.output.name}/bias"
         added = edit.add_constant(graph, bias, hint=hint)
-    _replace(old, data, last, factor, added, by, loc)
+    product = _replace(old, data, last, factor, added, by, loc)
     erase_unused(*(n.output for n in reversed(nodes)))
     for operand in operands:
         if not operand.is_used:
             edit.erase_constant(operand)
+    _take_name(product, old.output)
     _take_name(factor, linear.weight)
     _take_name(added, linear.bias)
 
 
 def _replace(
     old: Node, data: Value | None, last: Node, weight: Value, bias: Value | None, by: str, loc: Loc
-) -> None:
+) -> Value | None:
+    """Let a new operator give the output of ``last``; return the product when that is an ``Add`` to one."""
     if old.op == "MatMul" and bias is not None:
         product = old.output if weight is old.inputs[1] else _product(old, data, weight, last, by)
-        made = rewrite(last, by, "Add", [product, bias])
-    else:
-        kept: dict[str, Attr] = {k: v for k, v in old.attributes.items() if k != "beta"}
-        made = rewrite(last, by, old.op, [data, weight, bias], kept)
-        made.name = old.name
+        edit.set_loc(rewrite(last, by, "Add", [product, bias]), loc)
+        return product
+    kept: dict[str, Attr] = {k: v for k, v in old.attributes.items() if k != "beta"}
+    made = rewrite(last, by, old.op, [data, weight, bias], kept)
+    made.name = old.name
     edit.set_loc(made, loc)
+    return None
 
 
 def _product(old: Node, data: Value | None, weight: Value, last: Node, by: str) -> Value:
@@ -395,7 +394,7 @@ def _product(old: Node, data: Value | None, weight: Value, last: Node, by: str) 
 
 
 def _take_name(new: Value | None, old: Value | None) -> None:
-    """Give a constant the name of the one that it replaced, when that is gone."""
+    """Give a value the name of the one that it replaced, when that is gone."""
     if new is None or old is None or new is old or old.graph is None or old in old.graph.constants:
         return
     edit.rename(new, old.name)

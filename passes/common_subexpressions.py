@@ -71,13 +71,10 @@ class _Table:
         for key in self.log.pop():
             del self.known[key]
 
-    def find(self, key: Hashable, entry: Node | Value) -> Node | Value | None:
-        """Return what is known under a key, or record the entry there and return ``None``."""
-        earlier = self.known.get(key)
-        if earlier is None:
-            self.known[key] = entry
-            self.log[-1].append(key)
-        return earlier
+    def add(self, key: Hashable, entry: Node | Value) -> None:
+        """Record what is known under a key until the graph is left."""
+        self.known[key] = entry
+        self.log[-1].append(key)
 
     def number(self, value: Value | None) -> int:
         """Return the number of a value, -1 for a missing operand; equal small constants have one number."""
@@ -113,16 +110,23 @@ def _visit(node: Node, table: _Table, merged: dict[Node, list[Node]], ctx: Conte
     if (not node.domain and node.op in _NEVER) or not is_pure(node):
         return False
     key = _key(node, table)
-    earlier = table.find(key, node) if key is not None else None
-    if not isinstance(earlier, Node):
-        return _merge_contents(node, table, ctx)
+    earlier = table.known.get(key) if key is not None else None
+    if isinstance(earlier, Node):
+        _merge(node, earlier)
+        merged.setdefault(earlier, []).append(node)
+        ctx.count(f"merge {node.op}")
+        return True
+    changed = _merge_contents(node, table, ctx)
+    if key is not None and node.graph is not None:
+        table.add(key, node)
+    return changed
+
+
+def _merge(node: Node, earlier: Node) -> None:
     for out, kept in zip(node.outputs, earlier.outputs, strict=True):
         if out.is_used:
             edit.replace(out, kept)
     edit.erase(node)
-    merged.setdefault(earlier, []).append(node)
-    ctx.count(f"merge {node.op}")
-    return True
 
 
 def _key(node: Node, table: _Table) -> Hashable | None:
@@ -157,11 +161,13 @@ def _merge_contents(node: Node, table: _Table, ctx: Context) -> bool:
     changed = False
     for out in node.outputs:
         key = _contents_key(out)
-        earlier = table.find(key, out) if key is not None else None
+        earlier = table.known.get(key) if key is not None else None
         if isinstance(earlier, Value):
             edit.replace(out, earlier)
             ctx.count("merge equal contents")
             changed = True
+        elif key is not None:
+            table.add(key, out)
     if changed and unused(node):
         edit.erase(node)
     return changed

@@ -25,8 +25,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from compiler.ir import edit
 from compiler.ir.constant import Constant
 from compiler.ir.dtype import DType
@@ -41,6 +39,9 @@ from passes.sizes import parse_bytes
 _NEVER = frozenset({"Identity", "Constant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _SMALL = 1024
 """Bytes up to which a result is always worth storing."""
+
+_LEAST_LIMIT = 1 << 20
+"""Bytes that any result may take in memory: selection has bounded what it takes in a file."""
 
 _CALLS = 64
 """Calls of the runtime that a pass may make to find out which nodes fail."""
@@ -263,8 +264,8 @@ def _compute(node: Node, results: dict[Value, Constant]) -> list[Constant] | Non
     operands = [None if v is None else v.constant or results.get(v) for v in node.inputs]
     if any(c is None and v is not None for c, v in zip(operands, node.inputs, strict=True)):
         return None
-    with np.errstate(all="ignore"):
-        arrays = evaluate(node, [None if c is None else c.array() for c in operands])
+    limit = max(_LEAST_LIMIT, 8 * (_result_bytes(node) or 0))  # in memory, packed elements take a byte each
+    arrays = evaluate(node, [None if c is None else c.array() for c in operands], limit=limit)
     if arrays is None or len(arrays) != len(node.outputs):
         return None
     computed = [Constant.from_array(a, o.dtype) for a, o in zip(arrays, node.outputs, strict=True)]

@@ -93,12 +93,12 @@ def _size(dim: Dim, binding: dict[str, Dim]) -> int:
 
 def _draw(random: np.random.Generator, shape: tuple[int, ...], kind: TensorType) -> Any:
     if kind.dtype.numpy.kind == "b":
-        return random.random(shape) < 0.5
+        return np.asarray(random.random(shape) < 0.5)
     if kind.dtype.is_integer:
-        return random.integers(0, 4, shape).astype(kind.dtype.numpy)
+        return np.asarray(random.integers(0, 4, shape)).astype(kind.dtype.numpy)
     if kind.dtype.bits < 16:
         return None
-    numbers = random.standard_normal(shape).astype(kind.dtype.numpy)
+    numbers = np.asarray(random.standard_normal(shape)).astype(kind.dtype.numpy)
     special = np.array([np.nan, np.inf, -np.inf, -0.0], kind.dtype.numpy)
     flat = numbers.reshape(-1)
     flat[1 : 1 + special.size] = special[: max(0, flat.size - 1)]

@@ -147,8 +147,7 @@ def identity_matrix_of_thirty_two_megabytes() -> onnx.ModelProto:
 def dead_bomb() -> onnx.ModelProto:
     """A terabyte that nothing reads."""
     return text(
-        f"g (float[1] x) => (float[1] y) <{shape_of(1 << 20, 1 << 20)}> {{ y = Neg(x) d ="
-        f" ConstantOfShape(s) }}"
+        f"g (float[1] x) => (float[1] y) <{shape_of(1 << 20, 1 << 20)}> {{ y = Neg(x) d = ConstantOfShape(s) }}"
     )
 
 
@@ -249,9 +248,7 @@ def product_of_many_symbols() -> onnx.ModelProto:
     inputs = [value(f"x{k}", [name]) for k, name in enumerate(names)]
     nodes = [helper.make_node("Shape", [f"x{k}"], [f"s{k}"]) for k in range(40)]
     nodes += [helper.make_node("Add", [f"s{k}", "one"], [f"t{k}"]) for k in range(40)]
-    nodes += [
-        helper.make_node("Mul", [f"p{k}" if k else "t0", f"t{k + 1}"], [f"p{k + 1}"]) for k in range(39)
-    ]
+    nodes += [helper.make_node("Mul", [f"p{k}" if k else "t0", f"t{k + 1}"], [f"p{k + 1}"]) for k in range(39)]
     feeds = [tensor("one", np.array([1], np.int64))]
     return model_of(nodes, inputs, [value("p39", [1], TensorProto.INT64)], feeds)
 
@@ -341,9 +338,7 @@ def function_that_calls_itself() -> onnx.ModelProto:
 @case("error", runs=False)
 def functions_that_call_each_other() -> onnx.ModelProto:
     """The same, one step further."""
-    return _with_functions(
-        "y = local.f(x)", ["f (a) => (b) { b = local.h(a) }", "h (a) => (b) { b = local.f(a) }"]
-    )
+    return _with_functions("y = local.f(x)", ["f (a) => (b) { b = local.h(a) }", "h (a) => (b) { b = local.f(a) }"])
 
 
 @case("either", runs=False)

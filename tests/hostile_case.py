@@ -112,9 +112,7 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
 
 
-def value(
-    name: str, shape: list[int | str] | None, dtype: int = onnx.TensorProto.FLOAT
-) -> onnx.ValueInfoProto:
+def value(name: str, shape: list[int | str] | None, dtype: int = onnx.TensorProto.FLOAT) -> onnx.ValueInfoProto:
     """Return the declaration of a tensor value."""
     return helper.make_tensor_value_info(name, dtype, shape)
 
@@ -150,9 +148,7 @@ def keeps(op_type: str) -> Law:
 
 def default_feeds(model: onnx.ModelProto, given: Mapping[str, Array]) -> dict[str, Array]:
     """Return a value for every input that needs one, drawn from its declared type and its name."""
-    initialized = {t.name for t in model.graph.initializer} | {
-        s.values.name for s in model.graph.sparse_initializer
-    }
+    initialized = {t.name for t in model.graph.initializer} | {s.values.name for s in model.graph.sparse_initializer}
     feeds = dict(given)
     for entry in model.graph.input:
         if entry.name not in feeds and entry.name not in initialized:

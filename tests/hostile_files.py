@@ -122,9 +122,7 @@ def html_page() -> bytes:
 @case("error")
 def git_lfs_pointer() -> bytes:
     """What a clone without large-file support leaves in place of the weights."""
-    return (
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a2146" * 8 + b"\nsize 438011234\n"
-    )
+    return b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a2146" * 8 + b"\nsize 438011234\n"
 
 
 @case("error")

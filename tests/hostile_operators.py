@@ -13,9 +13,7 @@ from tests.hostile_case import Array, case, count, model_of, tensor, text, value
 # --- convolutions and pools ---
 
 
-def _conv(
-    attributes: dict[str, Any], *, kernel: tuple[int, ...] = (4, 2, 3, 3), **before: Any
-) -> onnx.ModelProto:
+def _conv(attributes: dict[str, Any], *, kernel: tuple[int, ...] = (4, 2, 3, 3), **before: Any) -> onnx.ModelProto:
     weight = np.random.default_rng(13).standard_normal(kernel).astype(np.float32)
     nodes = [helper.make_node("Conv", ["p" if before else "x", "w"], ["y"], **attributes)]
     weights = [tensor("w", weight)]
@@ -60,9 +58,7 @@ def conv_in_groups_then_batch_normalization() -> onnx.ModelProto:
     """Grouped filters fold with the scale of their own output channel."""
     model = _conv({"group": 2}, kernel=(4, 1, 3, 3))
     model.graph.node[0].output[0] = "h"
-    model.graph.node.append(
-        helper.make_node("BatchNormalization", ["h", "s", "b", "m", "v"], ["y"], epsilon=1e-3)
-    )
+    model.graph.node.append(helper.make_node("BatchNormalization", ["h", "s", "b", "m", "v"], ["y"], epsilon=1e-3))
     rng = np.random.default_rng(17)
     for name in "sbmv":
         model.graph.initializer.append(tensor(name, (rng.random(4) + 0.5).astype(np.float32)))
@@ -241,9 +237,7 @@ def _stays_small(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 @case("ok", law=_stays_small)
 def quantized_weight_stays_quantized() -> onnx.ModelProto:
     """Folding DequantizeLinear of a weight makes it four times as large, and undoes the user's work."""
-    model = text(
-        "g (float[2,256] x) => (float[2,256] y) { f = DequantizeLinear <axis = 1> (w, s) y = MatMul(x, f) }"
-    )
+    model = text("g (float[2,256] x) => (float[2,256] y) { f = DequantizeLinear <axis = 1> (w, s) y = MatMul(x, f) }")
     model.graph.initializer.append(tensor("w", _int8((256, 256))))
     model.graph.initializer.append(tensor("s", np.full(256, 0.01, np.float32)))
     return model

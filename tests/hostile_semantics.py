@@ -23,9 +23,7 @@ def _all(*laws: Law) -> Law:
 @case("ok", random=True, law=keeps("RandomUniformLike"))
 def two_random_tensors_are_not_one() -> onnx.ModelProto:
     """Equal operators on equal operands give different numbers: two optimizers merged them."""
-    return text(
-        "g (float[8] x) => (float[8] y) { a = RandomUniformLike(x) b = RandomUniformLike(x) y = Sub(a, b) }"
-    )
+    return text("g (float[8] x) => (float[8] y) { a = RandomUniformLike(x) b = RandomUniformLike(x) y = Sub(a, b) }")
 
 
 @case("ok", random=True, law=_all(keeps("RandomNormal"), keeps("RandomUniform")))
@@ -51,9 +49,7 @@ def random_draws_from_constants() -> onnx.ModelProto:
 @case("ok", law=keeps("RandomNormal"))
 def random_with_a_seed() -> onnx.ModelProto:
     """A seed repeats the numbers from session to session, not from run to run: it makes no constant."""
-    return text(
-        "g (float[4] x) => (float[4] y) { a = RandomNormal <seed = 3.0, shape = [4]> () y = Add(x, a) }"
-    )
+    return text("g (float[4] x) => (float[4] y) { a = RandomNormal <seed = 3.0, shape = [4]> () y = Add(x, a) }")
 
 
 @case("ok", random=True)
@@ -70,8 +66,7 @@ def random_in_a_subgraph() -> onnx.ModelProto:
 def dropout_that_trains() -> onnx.ModelProto:
     """Dropout in training mode is random, and scales what it keeps."""
     return text(
-        "g (float[16] x) => (float[16] y, bool[16] m) <float r = {0.5}, bool t = {1}> { y, m ="
-        " Dropout(x, r, t) }"
+        "g (float[16] x) => (float[16] y, bool[16] m) <float r = {0.5}, bool t = {1}> { y, m = Dropout(x, r, t) }"
     )
 
 
@@ -139,9 +134,7 @@ def equal_bytes_of_different_types() -> onnx.ModelProto:
 def tied_weights() -> onnx.ModelProto:
     """One weight used plainly and transposed: it may not be stored twice for nothing."""
     weight = np.random.default_rng(5).standard_normal((64, 64)).astype(np.float32)
-    model = text(
-        "g (float[2,64] x) => (float[2,64] y) { h = MatMul(x, w) t = Transpose(w) y = MatMul(h, t) }"
-    )
+    model = text("g (float[2,64] x) => (float[2,64] y) { h = MatMul(x, w) t = Transpose(w) y = MatMul(h, t) }")
     model.graph.initializer.append(tensor("w", weight))
     return model
 
@@ -231,8 +224,7 @@ def bias_that_broadcasts_upwards() -> onnx.ModelProto:
 def reshape_that_allows_zero() -> onnx.ModelProto:
     """With ``allowzero`` a zero is a zero, and not "as before"."""
     return text(
-        "g (float[N,3] x) => (float[A,B] y) <int64[2] s = {3, 0}> { r = Relu(x) y = Reshape"
-        " <allowzero = 1> (r, s) }"
+        "g (float[N,3] x) => (float[A,B] y) <int64[2] s = {3, 0}> { r = Relu(x) y = Reshape <allowzero = 1> (r, s) }"
     )
 
 

@@ -29,6 +29,7 @@ def run(
     op: str, arrays: Sequence[Array | None], attributes: Attributes, *, outputs: int = 1, domain: str = ""
 ) -> list[Array] | None:
     """Run a node on ONNX Runtime; ``None`` when it rejects the operands, ``NoKernel`` when there is no session."""
+    arrays = without_trailing(arrays)
     names = ["" if a is None else f"i{k}" for k, a in enumerate(arrays)]
     node = helper.make_node(op, names, [f"o{k}" for k in range(outputs)], domain=domain, **_plain(attributes))
     inputs = [
@@ -54,6 +55,14 @@ def run(
     return found
 
 
+def without_trailing(arrays: Sequence[Array | None]) -> list[Array | None]:
+    """Return operands without missing ones at the end, as nodes have them."""
+    kept = list(arrays)
+    while kept and kept[-1] is None:
+        kept.pop()
+    return kept
+
+
 def _plain(attributes: Attributes) -> dict[str, Any]:
     return {k: onnx.numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
 
@@ -68,7 +77,8 @@ def ir_node(
     constants: bool = True,
 ) -> Node:
     """Return a node of the IR that belongs to no graph, with the operands as constants or as typed values."""
-    values = [None if a is None else _value(f"i{k}", a, constants) for k, a in enumerate(arrays)]
+    given = enumerate(without_trailing(arrays))
+    values = [None if a is None else _value(f"i{k}", a, constants) for k, a in given]
     results = tuple(Value(f"o{k}") for k in range(outputs))
     return Node(op, tuple(values), results, {k: _attr(v) for k, v in attributes.items()}, version=version)
 

@@ -47,6 +47,8 @@ PASSES = (
     "share-constants",
 )
 CASES = cases(*PASSES)
+FAILING = {"fold.left_alone"}
+"""Cases whose model fails at run time, before and after."""
 F32 = DType.F32
 
 
@@ -119,6 +121,7 @@ def test_computes_the_same(case: str, size: int, oracle: Child) -> None:
     try:
         expected = run(oracle, before, given)
     except Remote:
+        assert case in FAILING or size == 0, "the model before does not run"
         return
     for one, other in zip(expected, run(oracle, after, given), strict=True):
         np.testing.assert_array_equal(other, one, strict=True)

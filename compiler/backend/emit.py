@@ -8,13 +8,16 @@ streams them).  ``to_proto`` gives a complete ModelProto for callers in memory.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compiler.backend.lower import Form, choose_opset, express, require
+from compiler.backend.lower import Form, Plan, plan
+from compiler.errors import UnsupportedError
 from compiler.ir.constant import Constant
 from compiler.ir.dims import Dim, Expr, is_fresh
 from compiler.ir.dtype import DType
+from compiler.ir.garbage import collection_paused
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
 from compiler.ir.splice import PayloadTable
 from compiler.ir.types import (
@@ -26,9 +29,10 @@ from compiler.ir.types import (
     Type,
     UnrankedType,
 )
+from compiler.ir.wire import DEPTH
 
 if TYPE_CHECKING:
-    from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 _STUB_BYTES = 1024
 """Constants of at least this size are written as stubs."""
@@ -39,6 +43,9 @@ _KIND_CODES = {
     "graphs": (10, "graphs"), "sparse": (11, "sparse_tensor"), "sparses": (12, "sparse_tensors"),
     "type": (13, "tp"), "types": (14, "type_protos"),
 }  # fmt: skip
+
+_DEEPEST = DEPTH // 3
+"""Levels of nested graphs that protobuf can read: each takes three messages (node, attribute, graph)."""
 
 OLDEST_IR = 4
 """IR version from which initializers need not be inputs."""
@@ -59,8 +66,9 @@ def emit(model: Model, table: PayloadTable | None = None, *, limits: Limits | No
     Without a table nothing is a stub.  Raises ``UnsupportedError`` when no opset version within ``limits`` can say it.
     """
     bounds = limits or Limits()
-    version = choose_opset(model, low=bounds.min_opset, high=bounds.max_opset)
-    return _Emitter(model, table, version, bounds).model()
+    with collection_paused():
+        chosen = plan(model, low=bounds.min_opset, high=bounds.max_opset)
+        return _Emitter(model, table, chosen, bounds).model()
 
 
 def to_proto(model: Model, *, limits: Limits | None = None) -> ModelProto:
@@ -77,10 +85,11 @@ def payload_table(model: Model) -> PayloadTable:
 
 
 class _Emitter:
-    def __init__(self, model: Model, table: PayloadTable | None, version: int, limits: Limits) -> None:
+    def __init__(self, model: Model, table: PayloadTable | None, chosen: Plan, limits: Limits) -> None:
         self.ir = model
         self.table = table
-        self.version = version
+        self.version = chosen.version
+        self.forms = chosen.forms
         self.limits = limits
         self.domains: dict[str, int] = {}
 
@@ -99,7 +108,9 @@ class _Emitter:
         imports = dict(self.ir.opsets)
         if "" in imports or "" in self.domains:
             imports[""] = self.version
-        for domain, version in {**self.domains, **imports}.items():
+        for domain, version in self.domains.items():
+            imports.setdefault(domain, version)
+        for domain, version in imports.items():
             proto.opset_import.add(domain=domain, version=version)
         proto.ir_version = self.ir_version(imports)
         return proto
@@ -115,7 +126,10 @@ class _Emitter:
             needed = max(needed, int(helper.find_min_ir_version_for(ids, True)))
         return min(max(self.ir.ir_version, needed), max(self.limits.max_ir, OLDEST_IR))
 
-    def graph(self, graph: Graph, proto: GraphProto) -> None:
+    def graph(self, graph: Graph, proto: GraphProto, depth: int = 0) -> None:
+        """Write a graph; ``depth`` is the number of graphs around it."""
+        if depth > _DEEPEST:
+            raise UnsupportedError(f"graphs are nested more than {_DEEPEST} levels deep, which no file can hold")
         source = graph.extra
         proto.name = graph.name
         if source is not None:
@@ -126,17 +140,25 @@ class _Emitter:
             self.value_info(value, proto.input.add())
             if value.default is not None:
                 self.tensor(value.name, value.default, proto.initializer.add())
-        needed: dict[Value, None] = {}
+        needed: set[Value] = set(graph.outputs)
         for node in graph.nodes():
-            form = require(express(node, self.version), node, self.version)
-            self.node(node, form, proto.node.add())
-            needed.update(dict.fromkeys(v for v in form.inputs if v is not None and v.constant is not None))
-        returned = set(graph.outputs)
+            form = self.forms[node]
+            self.node(node, form, proto.node.add(), depth)
+            needed.update([v for v in form.inputs if v is not None and v.constant is not None])
         for value in graph.constants:
-            if value in needed or value in returned or any(n.graph is not graph for n, _ in value.uses):
+            if value in needed or any(n.graph is not graph for n, _ in value.uses):
                 self.constant(value, proto)
-        for value in graph.outputs:
-            self.value_info(value, proto.output.add())
+        for index, value in enumerate(graph.outputs):
+            self.output(value, index, source, proto.output.add())
+
+    def output(self, value: Value, index: int, source: GraphProto | None, proto: ValueInfoProto) -> None:
+        """Write the declaration of a graph output: the source's, where it has one of that name there."""
+        if value.is_input and source is not None and index < len(source.output):
+            declared = source.output[index]
+            if declared.name == value.name:
+                proto.CopyFrom(declared)
+                return
+        self.value_info(value, proto)
 
     def constant(self, value: Value, proto: GraphProto) -> None:
         constant = value.constant
@@ -163,22 +185,27 @@ class _Emitter:
         else:
             proto.raw_data = bytes(constant.raw())
 
-    def node(self, node: Node, form: Form, proto: Any) -> None:
-        source = node.extra
+    def node(self, node: Node, form: Form, proto: NodeProto, depth: int) -> None:
+        """Write a node in a form; ``depth`` is that of its graph."""
         proto.op_type = form.op
         if node.name:
             proto.name = node.name
         if node.domain:
             proto.domain = node.domain
-        self.domains.setdefault(node.domain, self.version if not node.domain else max(node.version, 1))
+            if node.domain not in self.domains:
+                self.domains[node.domain] = max(node.version, 1)
+        elif "" not in self.domains:
+            self.domains[""] = self.version
         proto.input.extend([v.name if v is not None else "" for v in form.inputs])
         proto.output.extend([v.name for v in node.outputs])
-        for name, attr in form.attributes.items():
-            self.attribute(name, attr, proto.attribute.add())
-        if source is not None:
-            _copy_extras(source, proto)
+        if form.attributes:
+            for name, attr in form.attributes.items():
+                self.attribute(name, attr, proto.attribute.add(), depth)
+        if node.extra is not None:
+            _copy_extras(node.extra, proto)
 
-    def attribute(self, name: str, attr: Attr, proto: AttributeProto) -> None:
+    def attribute(self, name: str, attr: Attr, proto: AttributeProto, depth: int) -> None:
+        """Write an attribute of a node; ``depth`` is that of the node's graph."""
         code, field = _KIND_CODES[attr.kind]
         proto.name = name
         proto.type = code  # type: ignore[assignment]  # the enumeration's numbers
@@ -197,10 +224,10 @@ class _Emitter:
             for t in value:
                 self.tensor(_tensor_name(t), t, proto.tensors.add())
         elif kind == "graph":
-            self.graph(value, proto.g)
+            self.graph(value, proto.g, depth + 1)
         elif kind == "graphs":
             for g in value:
-                self.graph(g, proto.graphs.add())
+                self.graph(g, proto.graphs.add(), depth + 1)
         elif kind in ("sparse", "type"):
             getattr(proto, field).CopyFrom(value)
         else:
@@ -229,15 +256,27 @@ def _copy_header(source: ModelProto, proto: ModelProto) -> None:
         proto.configuration.extend(source.configuration)
 
 
-def _copy_extras(source: Any, proto: Any) -> None:
+def _copy_extras(source: NodeProto, proto: NodeProto) -> None:
     if source.doc_string:
         proto.doc_string = source.doc_string
     if source.metadata_props:
         proto.metadata_props.extend(source.metadata_props)
     if source.overload:
         proto.overload = source.overload
-    if "device_configurations" in source.DESCRIPTOR.fields_by_name and source.device_configurations:
+    if _configurable() and source.device_configurations:
         proto.device_configurations.extend(source.device_configurations)
+    documented = {a.name: a.doc_string for a in source.attribute if a.doc_string}
+    if documented:
+        for a in proto.attribute:
+            a.doc_string = documented.get(a.name, "")
+
+
+@functools.cache
+def _configurable() -> bool:
+    """Return whether the installed onnx knows device configurations."""
+    from onnx import NodeProto
+
+    return "device_configurations" in NodeProto.DESCRIPTOR.fields_by_name
 
 
 def _bytes(value: str | bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Cut nodes out of a graph: a small model of its own, and its bytes for a runtime.
 
-The nodes are copied with their values, so that nothing in the model they come from changes.  Constants are shared;
-big ones that lie in a mapped file are referred to rather than copied.
+The nodes are copied with their values, so that nothing in the model they come from changes.  Constants are
+shared; big ones that lie in a mapped file are referred to rather than copied.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ NOW = View()
 class Copier:
     """Copies nodes; a value is copied once, so that copies made one after the other still share their values.
 
-    ``name`` gives the names of copied values; by default they keep theirs.  Copies of nodes belong to no graph.
+    ``name`` gives the names of copied values; by default they keep theirs.  Copies of nodes belong to no
+    graph.
     """
 
     view: View = NOW
@@ -145,9 +146,9 @@ def fragment(
 ) -> Model:
     """Return a model that computes ``outputs`` from ``inputs`` by copies of ``nodes``, which stand in order.
 
-    ``like`` gives versions and functions.  ``names``, one for each output, puts an ``Identity`` under that name behind
-    it; without them the outputs must be made by nodes and keep their names.  Raises ``CompilerError`` when a value is
-    read that is neither made, nor constant, nor an input.
+    ``like`` gives versions and functions.  ``names``, one for each output, puts an ``Identity`` under that
+    name behind it; without them the outputs must be made by nodes and keep their names.  Raises
+    ``CompilerError`` when a value is read that is neither made, nor constant, nor an input.
     """
     model = Model(opsets=dict(like.opsets), ir_version=like.ir_version, functions=like.functions)
     graph = edit.new_graph("fragment", model)
@@ -194,15 +195,17 @@ def _untyped(value: Value) -> Value:
     return value
 
 
-def fragment_bytes(model: Model, *, limits: Limits | None = None, places: Places | None = None) -> tuple[bytes, Path | None]:
+def fragment_bytes(
+    model: Model, *, limits: Limits | None = None, places: Places | None = None
+) -> tuple[bytes, Path | None]:
     """Return a model's bytes for a runtime in another process, and the folder of its external data, if it has any.
 
-    With ``places`` big constants stay in the files they lie in; without, all are copied.  Raises ``UnsupportedError``
-    when no opset within ``limits`` can say it.
+    With ``places`` big constants stay in the files they lie in; without, all are copied.  Raises
+    ``UnsupportedError`` when no opset within ``limits`` can say it.
     """
     table = PayloadTable()
     proto = emit(model, table, limits=limits)
-    folder = leave_in_files(proto, table, places if places is not None else Places(ranges=[]))
+    folder = leave_in_files(proto, table, places or Places())
     return _serialized(proto), folder
 
 

@@ -7,17 +7,17 @@ the choice.  Lifted nodes that the old version spells with attributes are writte
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from compiler.errors import CompilerError, UnsupportedError
-from compiler.ir import edit
-from compiler.ir.dtype import DType
-from compiler.ir.forms import changed_meaning, fits, history, keeps_form, parts
-from compiler.ir.graph import Attr, Model, Node, Value
+import numpy as np
 
-_ANY = DType.UNKNOWN
-"""Stands for the type of a missing input."""
+from compiler.errors import UnsupportedError
+from compiler.ir import edit
+from compiler.ir.forms import Types, changed_meaning, fits, history, is_exceptional, keeps_form, parts, same_form
+from compiler.ir.graph import Attr, Model, Node, Value
 
 
 @dataclass(slots=True)
@@ -29,37 +29,52 @@ class Form:
     attributes: dict[str, Attr]
 
 
-def choose_opset(model: Model, *, low: int = 0, high: int = 10_000) -> int:
-    """Return the version of the default domain to emit, within the target's bounds.
+@dataclass(slots=True)
+class Plan:
+    """An opset version of the default domain, and how each node is written in it."""
+
+    version: int
+    forms: dict[Node, Form]
+
+
+def plan(model: Model, *, low: int = 0, high: int = 10_000) -> Plan:
+    """Choose the version of the default domain to emit, within the target's bounds, and write each node in it.
 
     Raises ``UnsupportedError`` when no single version can say all nodes.
     """
-    nodes = [n for n in model.graph.all_nodes() if not n.domain]
+    nodes = list(model.graph.all_nodes())
     version = max(model.opsets.get("", 0), low)
-    if not nodes:
-        return version or edit.NEWEST
-    for _ in range(64):
-        needed = max((_needs(n, version) for n in nodes), default=version)
-        if needed == version:
+    if not version:
+        version = 1 if any(not n.domain for n in nodes) else edit.NEWEST
+    while True:
+        chosen = Plan(version, {})
+        version = max((_write(n, chosen) for n in nodes), default=version)
+        if version == chosen.version:
             break
-        version = needed
     if version > high:
         raise UnsupportedError(
             f"the model needs opset {version}, but the target takes at most {high}",
             hint="use another target, or disable the pass that made the newer operator",
         )
-    return version
+    return chosen
 
 
-def _needs(node: Node, version: int) -> int:
-    """Return the lowest version from ``version`` on that can say the node."""
-    if express(node, version) is not None:
-        return version
+def choose_opset(model: Model, *, low: int = 0, high: int = 10_000) -> int:
+    """Return the version that ``plan`` chooses."""
+    return plan(model, low=low, high=high).version
+
+
+def _write(node: Node, chosen: Plan) -> int:
+    """Write a node into a plan; return the lowest version, from that of the plan on, that can say it."""
+    form = express(node, chosen.version)
+    if form is not None:
+        chosen.forms[node] = form
+        return chosen.version
     for candidate in history(node.op):
-        if candidate > version and express(node, candidate) is not None:
+        if candidate > chosen.version and express(node, candidate) is not None:
             return candidate
     raise UnsupportedError(
-        f"{node.op} as it was in opset {node.version} cannot be written in opset {version} or later",
+        f"{node.op} as it was in opset {node.version} cannot be written in opset {chosen.version} or later",
         where=f"node {node.name!r}",
         why="the model mixes operators that no single opset version has",
     )
@@ -79,12 +94,24 @@ def express(node: Node, version: int) -> Form | None:
 
 
 def _reads_the_same(node: Node, version: int) -> bool:
-    if changed_meaning(node.op, version, node.version) and not keeps_form(node, version, node.version):
+    """True when the node, as it stands, means in the older version what it says."""
+    types = _types(node.inputs)
+    if is_exceptional(node):
+        return keeps_form(node, version, node.version) and fits(node.op, version, *parts(node), types)
+    return _is_plain(node.op, version, node.version, *parts(node), types)
+
+
+@functools.lru_cache(maxsize=65536)
+def _is_plain(
+    op: str, version: int, written: int, attributes: frozenset[str], inputs: int, outputs: int, types: Types
+) -> bool:
+    if changed_meaning(op, version, written) and not same_form(op, version, written, attributes, inputs, outputs):
         return False
-    if node.op == "AveragePool" and not keeps_form(node, version, node.version):
-        return False
-    types = tuple(i.dtype if i is not None else _ANY for i in node.inputs)
-    return fits(node.op, version, *parts(node), types)
+    return fits(op, version, attributes, inputs, outputs, types)
+
+
+def _types(inputs: Sequence[Value | None]) -> Types:
+    return tuple([v.dtype if v is not None else None for v in inputs])
 
 
 def _was_written_so(node: Node, version: int) -> bool:
@@ -103,7 +130,7 @@ def _was_written_so(node: Node, version: int) -> bool:
 
 def _ints(value: Value | None) -> tuple[int, ...] | None:
     array = value.array() if value is not None else None
-    return None if array is None else tuple(int(v) for v in array.reshape(-1))
+    return None if array is None or array.dtype.kind not in "iu" else tuple(array.reshape(-1).tolist())
 
 
 def _as_attributes(node: Node, moves: dict[str, int], *, scalars: Sequence[str] = (), drop: Sequence[str] = ()) -> Form | None:
@@ -138,8 +165,8 @@ def _axes(node: Node, version: int) -> Form | None:
 
 def _checked(form: Form, node: Node, version: int) -> Form | None:
     _, _, outputs = parts(node)
-    types = tuple(i.dtype if i is not None else _ANY for i in form.inputs)
-    return form if fits(form.op, version, frozenset(form.attributes), len(form.inputs), outputs, types) else None
+    attributes, types = frozenset(form.attributes), _types(form.inputs)
+    return form if fits(form.op, version, attributes, len(form.inputs), outputs, types) else None
 
 
 def _split(node: Node, version: int) -> Form | None:
@@ -184,8 +211,12 @@ def _top_k(node: Node, version: int) -> Form | None:
 
 
 def _float(value: Value | None) -> float | None:
-    array = value.array() if value is not None else None
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+    """Return the only element of a float constant, if an attribute (of type float32) can hold it."""
+    array = value.array() if value is not None and value.dtype.is_float else None
+    if array is None or array.size != 1:
+        return None
+    element = float(array.reshape(-1)[0])
+    return element if element != element or float(np.float32(element)) == element else None
 
 
 def _clip(node: Node, version: int) -> Form | None:
@@ -203,7 +234,8 @@ def _pad(node: Node, version: int) -> Form | None:
     form = _as_attributes(node, {"pads": 1})
     if form is None or value is None:
         return None
-    form.attributes["value"] = Attr("float", value)
+    if value or math.copysign(1.0, value) < 0:
+        form.attributes["value"] = Attr("float", value)
     return _checked(form, node, version)
 
 
@@ -224,10 +256,14 @@ def _batch_normalization(node: Node, version: int) -> Form | None:
 
 
 def _softmax(node: Node, version: int) -> Form | None:
-    rank = node.inputs[0].rank if node.inputs[0] is not None else None
-    if rank is None or node.attr("axis", -1) not in (-1, rank - 1):
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    axis = node.attr("axis", -1)
+    if not shape or not -len(shape) <= axis < len(shape):
         return None
-    attributes = {**node.attributes, "axis": Attr("int", rank - 1)}
+    axis %= len(shape)
+    if any(d != 1 for d in shape[axis + 1 :]):
+        return None
+    attributes = {**node.attributes, "axis": Attr("int", axis)}
     return _checked(Form(node.op, node.inputs, attributes), node, version)
 
 
@@ -246,11 +282,37 @@ def _roi_align(node: Node, version: int) -> Form | None:
 
 
 def _scatter(node: Node, version: int) -> Form | None:
-    if "reduction" in node.attributes or version < 9:
-        return None
-    if version >= 11:
+    if "reduction" in node.attributes or not 9 <= version < 11:
         return None
     return Form("Scatter", node.inputs, node.attributes)
+
+
+def _dft(node: Node, version: int) -> Form | None:
+    axes = (-2,) if node.input(2) is None else _ints(node.input(2))
+    if axes is None:
+        return None
+    attributes = {**node.attributes, "axis": Attr("int", axes[0])}
+    return _checked(Form("DFT", node.inputs[:2], attributes), node, version)
+
+
+def _resize(node: Node, version: int) -> Form | None:
+    """Before version 11 there was one rule where to take samples, known of enlargements only."""
+    mode = node.attr("mode", "nearest")
+    rule = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
+    if mode == "nearest":
+        rule["nearest_mode"] = "floor"
+    factors = node.inputs[2].array() if len(node.inputs) == 3 and node.inputs[2] is not None else None
+    stated = {name: a.value for name, a in node.attributes.items()}
+    if mode == "cubic" or stated != rule or factors is None or not factors.size or not (factors >= 1).all():
+        return None
+    attributes = {"mode": Attr("string", mode)}
+    operands = [node.inputs[0], node.inputs[2]]
+    if version == 10:
+        return _checked(Form("Resize", operands, attributes), node, version)
+    if version == 9:
+        return _checked(Form("Upsample", operands, attributes), node, version)
+    scales = tuple(factors.reshape(-1).tolist())
+    return _checked(Form("Upsample", operands[:1], {**attributes, "scales": Attr("floats", scales)}), node, version)
 
 
 _REDUCTIONS = (
@@ -260,7 +322,7 @@ _REDUCTIONS = (
 
 _LOWERINGS: dict[str, Callable[[Node, int], Form | None]] = {
     **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCTIONS), _axes),
-    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     "Split": _split,
     "Slice": _slice,
     "TopK": _top_k,
@@ -271,12 +333,7 @@ _LOWERINGS: dict[str, Callable[[Node, int], Form | None]] = {
     "GridSample": _grid_sample,
     "RoiAlign": _roi_align,
     "ScatterElements": _scatter,
+    "DFT": _dft,
+    "Resize": _resize,
 }
 """Operator → function that writes a lifted node in the form of an older version, if that can say it."""
-
-
-def require(form: Form | None, node: Node, version: int) -> Form:
-    """Return the form, or raise: ``choose_opset`` promised that it exists."""
-    if form is None:
-        raise CompilerError(f"{node.op} has no form in opset {version}", where=f"node {node.name!r}")
-    return form

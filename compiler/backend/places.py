@@ -1,8 +1,8 @@
 """Where in which file the bytes of a tensor lie, so that a runtime may map them instead of being sent copies.
 
-Weights are views of mapped files.  The system knows which file is mapped at an address and from which offset on;
-asking it costs a millisecond and works whoever made the mapping.  Where it cannot be asked (everywhere but Linux) or
-a file was replaced since, there is no place, and the bytes are copied: slower, and as good.
+Weights are views of mapped files.  The system knows which file is mapped at an address and from which offset
+on; asking it costs a millisecond and works whoever made the mapping.  Where it cannot be asked (everywhere
+but Linux) or a file was replaced since, there is no place, and the bytes are copied: slower, and as good.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from compiler.ir.splice import PayloadTable, as_bytes
+from compiler.ir.splice import PayloadTable
 from compiler.ir.wire import tensors
 
 _MAPS = Path("/proc/self/maps")
@@ -42,10 +41,15 @@ class _Range(NamedTuple):
 
 @dataclass(slots=True)
 class Places:
-    """The mapped files of this process, as they were when this object was made."""
+    """The mapped files of this process; none unless made by ``now``."""
 
-    ranges: list[_Range] = field(default_factory=lambda: _mapped_files())
+    ranges: list[_Range] = field(default_factory=list)
     fresh: dict[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def now(cls) -> Places:
+        """Ask the system which files are mapped at this moment."""
+        return cls(_mapped_files())
 
     def find(self, view: memoryview) -> Place | None:
         """Return where the bytes of ``view`` lie in a file, ``None`` when they lie in none that is still there."""
@@ -82,23 +86,25 @@ def _mapped_files() -> list[_Range]:
 def leave_in_files(model: Any, table: PayloadTable, places: Places, *, folder: Path | None = None) -> Path | None:
     """Make the stubs of a ModelProto, in place, refer to the files that hold their contents; copy the others.
 
-    Only initializers of the main graph can refer to files; other stubs get their contents.  External data that the
-    model refers to already, below ``folder``, is referred to anew.  Returns the folder that all locations are relative
-    to, ``None`` when nothing is external.
+    Only initializers of the main graph can refer to files; other stubs get their contents.  External data
+    that the model refers to already, below ``folder``, is referred to anew.  Returns the folder that all
+    locations are relative to, ``None`` when nothing is external.
     """
     used = False
-    initializers = {id(t) for t in model.graph.initializer}
+    for tensor in tensors(model):
+        if tensor.data_location == tensor.EXTERNAL and folder is not None:
+            _refer_anew(tensor, folder)
+            used = True
+    for tensor in model.graph.initializer:
+        payload = table.payload(tensor)
+        place = places.find(payload) if payload is not None and payload.nbytes >= _WORTH else None
+        if payload is not None and place is not None:
+            _refer(tensor, place, payload.nbytes)
+            used = True
     for tensor in tensors(model):
         payload = table.payload(tensor)
-        if payload is None:
-            used |= _anew(tensor, folder)
-            continue
-        place = places.find(payload) if id(tensor) in initializers and payload.nbytes >= _WORTH else None
-        if place is None:
+        if payload is not None:
             tensor.raw_data = bytes(payload)
-            continue
-        _refer(tensor, place, payload.nbytes)
-        used = True
     return _root() if used else None
 
 
@@ -109,31 +115,18 @@ def _root() -> Path:
 def _refer(tensor: Any, place: Place, length: int) -> None:
     tensor.ClearField("raw_data")
     tensor.data_location = tensor.EXTERNAL
-    entries = {"location": place.path.relative_to(place.path.anchor).as_posix(), "offset": place.offset, "length": length}
+    entries = {
+        "location": place.path.relative_to(place.path.anchor).as_posix(),
+        "offset": place.offset,
+        "length": length,
+    }
     for key, value in entries.items():
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _anew(tensor: Any, folder: Path | None) -> bool:
-    if tensor.data_location != tensor.EXTERNAL:
-        return False
+def _refer_anew(tensor: Any, folder: Path) -> None:
+    """Make a location that is relative to the model's folder relative to the root."""
     for entry in tensor.external_data:
-        if entry.key == "location" and folder is not None:
+        if entry.key == "location":
             whole = Path(os.path.normpath(folder.resolve() / entry.value))
             entry.value = whole.relative_to(whole.anchor).as_posix()
-    return True
-
-
-def refuse_unsafe(model: Any, folder: Path, path: Path) -> None:
-    """Raise ``ModelError`` when external data of a ModelProto leaves the folder, or is no plain file of its own."""
-    from compiler.frontend.files import ExternalFiles
-
-    external = [t for t in tensors(model) if t.data_location == t.EXTERNAL]
-    files = ExternalFiles(folder, model=path)
-    for tensor in external:
-        files.tensor(tensor)
-
-
-def total_bytes(views: Iterable[memoryview]) -> int:
-    """Return the bytes of all views together."""
-    return sum(as_bytes(v).nbytes for v in views)

@@ -10,6 +10,7 @@ Models below opset 7 are carried as they are: broadcasting meant something else 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,19 +20,24 @@ from compiler.ir import edit
 from compiler.ir.constant import Constant
 from compiler.ir.dtype import DType
 from compiler.ir.forms import history, keeps_form
+from compiler.ir.garbage import collection_paused
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
 
 OLDEST = 7
 """The lowest opset version whose operators are lifted."""
 
+_FIRST_RESIZE = 10
+"""The version of ``Resize`` that had but one rule where to take samples."""
+
 
 def lift(model: Model) -> None:
     """Lift every node that can be lifted, nested graphs included."""
     newest = edit.latest_version(model)
-    for graph in list(model.graph.all_graphs()):
-        for node in list(graph.nodes()):
-            if not node.domain and OLDEST <= node.version < newest:
-                _lift(node, newest)
+    with collection_paused():
+        for graph in list(model.graph.all_graphs()):
+            for node in list(graph.nodes()):
+                if not node.domain and OLDEST <= node.version < newest:
+                    _lift(node, newest)
 
 
 def _lift(node: Node, newest: int) -> None:
@@ -109,14 +115,19 @@ def _pad(node: Node) -> bool:
     value = node.attr("value", 0.0)
     _move_to_inputs(node, [("pads", 1)])
     edit.set_attribute(node, "value", None)
-    if value != 0.0:
+    if value or math.copysign(1.0, value) < 0:
         edit.set_input(node, 2, _constant(node, value, dtype, "value"))
     return True
 
 
 def _dropout(node: Node) -> bool:
-    if len(node.inputs) != 1 or (node.version < 10 and len(node.outputs) > 1 and not node.outputs[1].absent):
+    if len(node.inputs) != 1:
         return False
+    mask = node.outputs[1] if len(node.outputs) > 1 else None
+    if node.version < 10 and mask is not None and not mask.absent:
+        if mask.is_used:
+            return False  # of the type of the data then, of booleans now
+        edit.drop_output(node, 1)
     ratio = node.attr("ratio", 0.5)
     edit.set_attribute(node, "ratio", None)
     edit.set_input(node, 1, _constant(node, ratio, DType.F32, "ratio"))
@@ -131,12 +142,16 @@ def _batch_normalization(node: Node) -> bool:
 
 
 def _softmax(node: Node) -> bool:
-    """Before version 13 the dims from ``axis`` on were one; that is the same when ``axis`` is the last."""
-    rank = node.inputs[0].rank if node.inputs and node.inputs[0] is not None else None
+    """Before version 13 the dims from ``axis`` on were one; that is the same when all but one of them are 1."""
+    shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
     axis = node.attr("axis", 1)
-    if rank is None or axis not in (rank - 1, -1):
+    if shape is None or not -len(shape) <= axis < len(shape):
         return False
-    edit.set_attribute(node, "axis", Attr("int", -1))
+    wide = [i for i in range(axis % len(shape), len(shape)) if shape[i] != 1]
+    if len(wide) > 1:
+        return False
+    only = wide[0] if wide else len(shape) - 1
+    edit.set_attribute(node, "axis", Attr("int", only if only < len(shape) - 1 else -1))
     return True
 
 
@@ -153,6 +168,45 @@ def _roi_align(node: Node) -> bool:
     return True
 
 
+def _dft(node: Node) -> bool:
+    edit.set_input(node, 2, _constant(node, node.attr("axis", 1), DType.I64, "axis"))
+    edit.set_attribute(node, "axis", None)
+    return True
+
+
+def _upsample(node: Node) -> bool:
+    """``Upsample`` is ``Resize`` with the rule by which both took their samples before version 11."""
+    if node.attr("scales") is not None:
+        scales = _constant(node, node.attr("scales"), DType.F32, "scales")
+    elif len(node.inputs) == 2 and node.inputs[1] is not None:
+        scales = node.inputs[1]
+    else:
+        return False
+    return _resample(node, scales)
+
+
+def _resize(node: Node) -> bool:
+    if node.version != _FIRST_RESIZE or len(node.inputs) != 2 or node.inputs[1] is None:
+        return False
+    return _resample(node, node.inputs[1])
+
+
+def _resample(node: Node, scales: Value) -> bool:
+    """Write ``Resize`` so that it takes its samples where version 10 did; known of enlargements only."""
+    factors = scales.array()
+    mode = node.attr("mode", "nearest")
+    if factors is None or not (factors >= 1).all() or mode not in ("nearest", "linear"):
+        return False
+    node.op = "Resize"
+    edit.set_attribute(node, "scales", None)
+    edit.set_attribute(node, "mode", Attr("string", mode))
+    edit.set_attribute(node, "coordinate_transformation_mode", Attr("string", "asymmetric"))
+    if mode == "nearest":
+        edit.set_attribute(node, "nearest_mode", Attr("string", "floor"))
+    edit.set_inputs(node, [node.inputs[0], None, scales])
+    return True
+
+
 def _scatter(node: Node) -> bool:
     node.op = "ScatterElements"
     return True
@@ -165,7 +219,7 @@ _REDUCTIONS = (
 
 _LIFTS: dict[str, Callable[[Node], bool]] = {
     **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCTIONS), _axes),
-    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     "Split": _split,
     "Slice": _slice,
     "TopK": _top_k,
@@ -176,6 +230,9 @@ _LIFTS: dict[str, Callable[[Node], bool]] = {
     "GridSample": _grid_sample,
     "RoiAlign": _roi_align,
     "Scatter": _scatter,
+    "DFT": _dft,
+    "Upsample": _upsample,
+    "Resize": _resize,
 }
 """Operator → function that rewrites a node of an older version in place, and says whether it could."""
 

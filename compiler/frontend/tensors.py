@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from compiler.errors import ModelError, UnsupportedError
+from compiler.frontend.attributes import text
 from compiler.frontend.files import ExternalFiles, tensor_bytes_expected
 from compiler.ir.constant import Constant
 from compiler.ir.dims import Dim, symbol
@@ -49,6 +53,23 @@ def type_of(proto: TypeProto, model: Model) -> Type:
         sparse = proto.sparse_tensor_type
         return SparseType(DType.from_code(sparse.elem_type), _shape(sparse.shape, model))
     return UNKNOWN
+
+
+def without_contradiction(declared: Type, default: Constant, name: str, where: str) -> Type:
+    """Return the type of an input that callers may override, given its declared type and its default.
+
+    The runtime does not compare the two shapes: where the declared one does not fit, nothing is known of it.
+    """
+    if not isinstance(declared, TensorType | UnrankedType) or declared.dtype is not default.dtype:
+        raise ModelError(
+            f"the input {name!r} is declared as {declared} and its initializer is {default.dtype}", where=where
+        )
+    if isinstance(declared, UnrankedType):
+        return declared
+    fits = len(declared.shape) == len(default.shape) and all(
+        not isinstance(d, int) or d == n for d, n in zip(declared.shape, default.shape, strict=True)
+    )
+    return declared if fits else UnrankedType(declared.dtype)
 
 
 def _shape(proto: Any, model: Model) -> Shape:
@@ -128,13 +149,25 @@ class TensorReader:
     def _typed(self, tensor: TensorProto, dtype: DType, dims: tuple[int, ...], where: str) -> Constant:
         from onnx import numpy_helper
 
+        if dtype is DType.STRING:
+            return self._strings(tensor, dims, where)
         try:
             array = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise _mismatch(tensor, where, str(error)) from error
-        if dtype is not DType.STRING and array.dtype != dtype.numpy:
+        if array.dtype != dtype.numpy:
             array = array.astype(dtype.numpy)
         return Constant(dtype, dims, array=array)
+
+    def _strings(self, tensor: TensorProto, dims: tuple[int, ...], where: str) -> Constant:
+        """Return a constant of strings; those that are not UTF-8 stay bytes."""
+        count = math.prod(dims)
+        if len(tensor.string_data) != count:
+            raise _mismatch(tensor, where, f"{len(tensor.string_data)} strings, {count} expected")
+        array = np.empty(count, dtype=object)
+        for i, data in enumerate(tensor.string_data):
+            array[i] = text(data)
+        return Constant(DType.STRING, dims, array=array.reshape(dims))
 
 
 def _mismatch(tensor: TensorProto, where: str, why: str) -> ModelError:

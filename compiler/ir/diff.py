@@ -121,9 +121,7 @@ def _same_attribute(a: Attr, b: Attr) -> bool:
     if not a.kind.endswith("s"):
         return _same_value(a.kind, a.value, b.value)
     kind = a.kind[:-1]
-    return len(a.value) == len(b.value) and all(
-        _same_value(kind, v, w) for v, w in zip(a.value, b.value, strict=True)
-    )
+    return len(a.value) == len(b.value) and all(_same_value(kind, v, w) for v, w in zip(a.value, b.value, strict=True))
 
 
 def _same_value(kind: str, a: Any, b: Any) -> bool:

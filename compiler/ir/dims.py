@@ -118,6 +118,9 @@ class Expr:
     def __mod__(self, other: Dim) -> Dim:
         return modulo(self, other)
 
+    def __rmod__(self, other: Dim) -> Dim:
+        return modulo(other, self)
+
     def symbols(self) -> list[str]:
         """Return the names of the symbols that occur, sorted, each once."""
         found: set[str] = set()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
 from compiler.ir.constant import Constant
 from compiler.ir.dims import Dim
 from compiler.ir.graph import Attr, Graph, Loc, Model, Node, Value
@@ -116,29 +117,27 @@ def _drop_uses(node: Node) -> None:
             value.uses.pop((node, i), None)
 
 
-def _nested_nodes(node: Node) -> list[Node]:
-    return [n for g in node.graphs() for n in g.all_nodes()] if node.attributes else []
-
-
-def _nested_outputs(node: Node) -> list[tuple[Value, Graph, int]]:
-    if not node.attributes:
-        return []
-    return [(v, sub, i) for g in node.graphs() for sub in g.all_graphs() for i, v in enumerate(sub.outputs)]
+def _nested(node: Node) -> list[Graph]:
+    return [sub for g in node.graphs() for sub in g.all_graphs()] if node.attributes else []
 
 
 def _attach(graph: Graph, node: Node, before: Node | None) -> None:
     _link(graph, node, before)
-    for n in (node, *_nested_nodes(node)):
-        _add_uses(n)
-    for v, sub, i in _nested_outputs(node):
-        v.returned[(sub, i)] = None
+    _add_uses(node)
+    for sub in _nested(node):
+        for n in sub.nodes():
+            _add_uses(n)
+        for i, v in enumerate(sub.outputs):
+            v.returned[(sub, i)] = None
 
 
 def _detach(node: Node) -> None:
-    for n in (node, *_nested_nodes(node)):
-        _drop_uses(n)
-    for v, sub, i in _nested_outputs(node):
-        v.returned.pop((sub, i), None)
+    _drop_uses(node)
+    for sub in _nested(node):
+        for n in sub.nodes():
+            _drop_uses(n)
+        for i, v in enumerate(sub.outputs):
+            v.returned.pop((sub, i), None)
     _unlink(node)
 
 
@@ -168,7 +167,13 @@ def erase(node: Node) -> None:
         return
     if node in journal.inserted:
         del journal.inserted[node]
-        _record(model, lambda: (journal.inserted.__setitem__(node, None), _attach(graph, node, after))[1])
+
+
+        def restore() -> None:
+            journal.inserted[node] = None
+            _attach(graph, node, after)
+
+        _record(model, restore)
         return
     journal.erased[node] = graph
     _record(model, lambda: _attach(graph, node, after))
@@ -341,44 +346,55 @@ def replace(old: Value, new: Value) -> None:
         return
     graph = old.graph
     assert graph is not None
-    journal = graph.model.journal
     for node, index in list(old.uses):
         inputs = list(node.inputs)
         inputs[index] = new
         _rewire(node, tuple(inputs))
-    if journal is not None:
-        journal.replaced.append((old, new))
-    if old.outputs_count:
+    replaced(old, new)
+    if old.returned:
         _replace_outputs(graph, old, new)
 
 
-def _replace_outputs(graph: Graph, old: Value, new: Value) -> None:
-    for sub in graph.all_graphs():
-        for i, value in enumerate(sub.outputs):
-            if value is old:
-                _replace_output(sub, i, old, new)
+def replaced(old: Value, new: Value) -> None:
+    """Record that one value stands for another from now on."""
+    if old.graph is not None and (journal := old.graph.model.journal) is not None:
+        journal.replaced.append((old, new))
 
 
-def _replace_output(graph: Graph, index: int, old: Value, new: Value) -> None:
-    if graph is not old.graph or _must_keep_name(new, graph):
-        carrier = add_node(
-            graph, "Identity", [new], [new.type], names=[old.name], version=latest_version(graph.model), loc=_origin(old)
-        )
-        new = carrier.output
-    set_output(graph, index, new)
-    if graph is old.graph:
-        _swap_names(old, new)
-        new.declared = old.declared
+def _replace_outputs(home: Graph, old: Value, new: Value) -> None:
+    """Return ``new`` wherever ``old`` is returned, under the name that is returned now."""
+    standing: dict[Graph, Value] = {}
+    for graph, index in list(old.returned):
+        if graph not in standing:
+            standing[graph] = _returnable(graph, old, new)
+            if graph is home:
+                _swap_names(old, standing[graph])
+                _set_declared(standing[graph], old.declared)
+        set_output(graph, index, standing[graph])
+
+
+def _returnable(graph: Graph, old: Value, new: Value) -> Value:
+    """Return ``new``, or an ``Identity`` of it where the graph cannot return it under another name."""
+    if graph is old.graph and not _must_keep_name(new, graph):
+        return new
+    version = latest_version(graph.model)
+    return add_node(
+        graph, "Identity", [new], [new.type], names=[old.name], version=version, loc=_origin(old)
+    ).output
+
+
+def _set_declared(value: Value, declared: object) -> None:
+    before = value.declared
+    value.declared = declared
+    if value.graph is not None:
+        _record(value.graph.model, lambda: setattr(value, "declared", before))
 
 
 def needs_carrier(old: Value, new: Value) -> bool:
     """True when replacing ``old`` by ``new`` would leave an ``Identity`` behind to keep the name of an output."""
-    if not old.outputs_count:
-        return False
-    graph = old.graph
-    assert graph is not None
-    inner = sum(v is old for v in graph.outputs) != old.outputs_count
-    return inner or _must_keep_name(new, graph)
+    home = old.graph
+    assert home is not None
+    return any(graph is not home or _must_keep_name(new, home) for graph, _ in old.returned)
 
 
 def _must_keep_name(value: Value, graph: Graph) -> bool:
@@ -412,9 +428,8 @@ def move_before(node: Node, anchor: Node) -> None:
     after = node.next
     while after is not None and after.graph is not graph:
         after = after.next
-    _unlink(node)
-    _link(graph, node, anchor)
-    _record(graph.model, lambda: (_unlink(node), _link(graph, node, after))[1])
+    _move(node, graph, anchor)
+    _record(graph.model, lambda: _move(node, graph, after))
 
 
 def transfer(node: Node, anchor: Node) -> None:
@@ -501,84 +516,57 @@ def unknown_value(name: str) -> Value:
     return Value(name, UNKNOWN)
 
 
+def drop_output(node: Node, index: int) -> None:
+    """Make an output that nothing uses absent; for graphs that are being built."""
+    value = node.outputs[index]
+    assert not value.is_used, f"{value!r} is in use"
+    assert value.graph is None or value.graph.model.journal is None, "a transaction is open"
+    value.name, value.type = "", UNKNOWN
 
-def replace_body(graph: Graph, new: Graph) -> None:
-    """Let a main graph have the nodes, constants and outputs of another model's, whose graph is used up.
 
-    Inputs are matched by position and stay; outputs are matched by position and keep name and declaration.
+def import_domain(model: Model, domain: str, version: int) -> None:
+    """Import a domain that the model does not import yet."""
+    if domain not in model.opsets:
+        model.opsets[domain] = version
+        _record(model, lambda: model.opsets.__delitem__(domain))
+
+
+def adopt(graph: Graph, node: Node) -> None:
+    """Move a node, with its outputs and nested graphs, out of another model to the end of a graph.
+
+    The other model's graph is used up: undoing the change does not bring the node back there.
     """
-    model = graph.model
-    for old_input, new_input in zip(graph.inputs, new.inputs, strict=True):
-        for node, index in list(new_input.uses):
-            inputs = list(node.inputs)
-            inputs[index] = old_input
-            _assign_inputs(node, tuple(inputs))
-    for old_out, new_out in zip(graph.outputs, new.outputs, strict=True):
-        new_out.declared = old_out.declared
-        new_out.outputs_count -= 1
-    for sub in new.all_graphs():
-        sub.model = model
-    for domain, version in new.model.opsets.items():
-        model.opsets.setdefault(domain, version)
-    swap = _Body(new, dict(zip(new.inputs, graph.inputs, strict=True)))
-    if (journal := model.journal) is not None:
-        journal.outputs_before.setdefault(graph, list(graph.outputs))
-        journal.erased.update(dict.fromkeys(graph.nodes(), graph))
-        journal.inserted.update(dict.fromkeys(new.nodes()))
-        pairs = zip(graph.outputs, new.outputs, strict=True)
-        journal.replaced.extend((a, swap.inputs.get(b, b)) for a, b in pairs)
-    swap.exchange(graph)
-    _record(model, lambda: swap.exchange(graph))
+    _detach(node)
+    for sub in _nested(node):
+        sub.model = graph.model
+        for value in _all_values(sub):
+            graph.model.claim(value.name)
+    for out in node.outputs:
+        if not out.absent:
+            graph.model.claim(out.name)
+    attach(graph, node)
 
 
-@dataclass(slots=True)
-class _Body:
-    """The contents of a graph, held while another graph's are in its place."""
-
-    holder: Graph
-    inputs: dict[Value, Value]
-
-    def exchange(self, graph: Graph) -> None:
-        """Swap the contents of the holder and the graph; doing it twice changes nothing."""
-        other = self.holder
-        going = _contents(graph)
-        coming = _contents(other)
-        coming = (*coming[:4], [self.inputs.get(v, v) for v in coming[4]])
-        for node in graph.nodes():
-            _drop_outer_uses(node)
-        for value in graph.outputs:
-            value.outputs_count -= 1
-        _install(other, going)
-        _install(graph, coming)
-        for node in graph.nodes():
-            for n in (node, *_nested_nodes(node)):
-                _add_uses(n)
-        for value in graph.outputs:
-            value.outputs_count += 1
+def adopt_constant(graph: Graph, value: Value) -> None:
+    """Move a constant, under its own name, out of another model to a graph."""
+    assert value.graph is not None
+    assert value.constant is not None
+    del value.graph.constants[value]
+    graph.model.claim(value.name)
+    attach_constant(graph, value, value.constant)
 
 
-_Contents = tuple[Node | None, Node | None, int, dict[Value, None], list[Value]]
+def release_outputs(graph: Graph) -> list[Value]:
+    """Let a graph that is used up return nothing any more, and give what it returned."""
+    outputs = list(graph.outputs)
+    for i, value in enumerate(outputs):
+        value.returned.pop((graph, i), None)
+    graph.outputs = []
+    return outputs
 
 
-def _contents(graph: Graph) -> _Contents:
-    return graph._first, graph._last, graph.node_count, graph.constants, graph.outputs
-
-
-def _drop_outer_uses(node: Node) -> None:
-    for n in (node, *_nested_nodes(node)):
-        for i, value in enumerate(n.inputs):
-            if value is not None and value.is_input:
-                value.uses.pop((n, i), None)
-
-
-def _install(graph: Graph, contents: _Contents) -> None:
-    graph._first, graph._last, graph.node_count, graph.constants, outputs = contents
-    graph.outputs = list(outputs)
-    node = graph._first
-    while node is not None:
-        node.graph = graph
-        for out in node.outputs:
-            out.graph = graph
-        node = node.next
-    for value in graph.constants:
-        value.graph = graph
+def _all_values(graph: Graph) -> Iterable[Value]:
+    yield from graph.inputs
+    yield from graph.constants
+    for node in graph.nodes():
+        yield from (out for out in node.outputs if not out.absent)

@@ -216,7 +216,10 @@ def _where(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
     if condition.dtype != np.bool_ or left.dtype != right.dtype:
         raise Refusal("operands of two types")
     broadcast_bytes([left, condition, right], limit)
-    return [np.where(condition, left, right)]
+    result = np.where(condition, left, right)
+    if left.dtype.kind not in "biu" and np.any((result == 0) & np.signbit(result)):
+        raise Refusal("the runtime loses the sign of some zeros")
+    return [result]
 
 
 def _cast(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
@@ -249,11 +252,21 @@ def _is_exact_cast(data: Array, target: np.dtype[np.generic]) -> bool:
 # Reductions --------------------------------------------------------------------------------------
 
 
+def _is_small(function: np.ufunc, data: Array) -> bool:
+    """True when no order of steps leaves the numbers that float32 (for int64: float64) holds exactly.
+
+    ONNX Runtime sums ``int32`` in floating point; a sum that does not fit is not what wrapping around gives.
+    """
+    magnitudes = np.abs(data.astype(np.float64))
+    bound = np.prod(np.maximum(magnitudes, 1)) if function is np.multiply else np.sum(magnitudes)
+    return bool(bound < (1 << 24 if data.dtype == np.int32 else 1 << 53)) or function in (np.maximum, np.minimum)
+
+
 def _reduction(function: np.ufunc) -> Evaluation:
     def run(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
         data = operand(arrays, 0)
         axes = movement.int_list(node, arrays, "axes", 1)
-        if not _is_exact(data, floats=False) or data.dtype.itemsize < 4 or data.size == 0:
+        if data.dtype not in (np.int32, np.int64) or data.size == 0 or not _is_small(function, data):
             raise Refusal("not exact, or nothing to reduce")
         if not axes and node.attr("noop_with_empty_axes", 0):
             return [data]

@@ -24,6 +24,8 @@ MEANING_CHANGED: dict[str, tuple[int, ...]] = {
 _POOL_FIXED = 19
 """AveragePool's ``ceil_mode`` counts differently before this version."""
 
+Types = tuple[DType | None, ...]
+"""Element types of operands; ``None`` for a missing one."""
 
 
 def standard(op: str, version: int) -> Schema | None:
@@ -49,8 +51,11 @@ def changed_meaning(op: str, low: int, high: int) -> bool:
 
 
 @functools.lru_cache(maxsize=65536)
-def fits(op: str, version: int, attributes: frozenset[str], inputs: int, outputs: int, types: tuple[DType, ...]) -> bool:
-    """True when the operator as of ``version`` takes these attributes, numbers of inputs and outputs, and types."""
+def fits(op: str, version: int, attributes: frozenset[str], inputs: int, outputs: int, types: Types) -> bool:
+    """True when the operator as of ``version`` takes these attributes, numbers of inputs and outputs, and types.
+
+    No ``types`` at all are types that nobody asks for.
+    """
     s = standard(op, version)
     if s is None:
         return False
@@ -61,8 +66,10 @@ def fits(op: str, version: int, attributes: frozenset[str], inputs: int, outputs
     return all(_takes(s, i, dtype) for i, dtype in enumerate(types))
 
 
-def _takes(s: Schema, index: int, dtype: DType) -> bool:
+def _takes(s: Schema, index: int, dtype: DType | None) -> bool:
     formal = s.formal_input(index)
+    if dtype is None:
+        return formal is None or formal.option != "single"
     if formal is None or dtype is DType.UNKNOWN:
         return True
     allowed = s.allowed(formal)
@@ -87,19 +94,32 @@ def same_form(op: str, old: int, new: int, attributes: frozenset[str], inputs: i
     return True
 
 
+_NO_ATTRIBUTES: frozenset[str] = frozenset()
+
+
 def parts(node: Node) -> tuple[frozenset[str], int, int]:
     """Return what decides a node's form: attribute names, number of inputs, number of outputs."""
     outputs = len(node.outputs)
     while outputs > 1 and node.outputs[outputs - 1].absent:
         outputs -= 1
-    return frozenset(node.attributes), len(node.inputs), outputs
+    return frozenset(node.attributes) if node.attributes else _NO_ATTRIBUTES, len(node.inputs), outputs
+
+
+_EXCEPTIONAL = frozenset({"AveragePool", "BatchNormalization", "GridSample", "Resize", "Split"})
+
+
+def is_exceptional(node: Node) -> bool:
+    """True when more than the schemas decides about a node's form: what its attributes say."""
+    return node.op in _EXCEPTIONAL
 
 
 def keeps_form(node: Node, old: int, new: int) -> bool:
     """True when the node, written for version ``old``, means the same in the later version ``new``."""
+    attributes, inputs, outputs = parts(node)
+    if node.op not in _EXCEPTIONAL:
+        return same_form(node.op, old, new, attributes, inputs, outputs)
     if node.op == "AveragePool" and node.attr("ceil_mode", 0) and old < _POOL_FIXED <= new:
         return False
-    attributes, inputs, outputs = parts(node)
     if node.op == "BatchNormalization" and outputs == 1 and old >= 9 and old < 14 <= new:
         return fits(node.op, new, attributes, inputs, outputs, ())
     if node.op == "Split" and inputs == 2 and old >= 13:

@@ -5,12 +5,14 @@
     model     = { "meta" STRING "=" STRING | "function" "(" HEX ")" } graph
     graph     = "graph" @NAME "(" parameters ")" "->" "(" outputs ")" "{" { constant | statement } return "}"
     constant  = "const" output "=" contents
-    statement = outputs "=" [ DOMAIN "::" ] OP [ @VERSION ] "(" operands ")" [ "{" attributes "}" ] [ name ] [ loc ]
+    statement = outputs "=" [ DOMAIN "::" ] OP [ @VERSION ] "(" operands ")" [ "{" attributes "}" ]
+                [ "name" "(" STRING ")" ] [ "loc" "(" [ rewrites ":" ] names ")" ]
     return    = "return" [ operands ]
     contents  = elements | #DIGEST | "proto" "(" HEX ")"
 
 An attribute's form tells its kind: ``1``, ``1.0``, ``"text"``, ``b"bytes"``, ``const TYPE contents``, ``graph ...``,
-``type(HEX)``, ``sparse(HEX)``, non-empty lists in brackets, and ``ints(...)``, ``graphs(...)`` for every kind of list.
+``type(HEX)``, ``sparse(HEX)``, non-empty lists in brackets, and ``ints(...)``, ``graphs(...)`` for every kind of
+list.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ nodes that cannot be lifted the version of their model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -291,6 +291,11 @@ class Model:
     def is_taken(self, name: str) -> int:
         """Return how often a name was claimed anywhere in the model."""
         return self._names.get(name, 0)
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names that will be claimed later from being made up for others."""
+        for name in names:
+            self._names.setdefault(name, 0)
 
     def fresh_name(self, hint: str) -> str:
         """Claim and return a name that nothing in the model has, derived from ``hint``."""

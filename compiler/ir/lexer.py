@@ -3,8 +3,8 @@
 ``//`` starts a comment and ``%`` a value, except within square brackets, where both are operators on dims:
 values and comments never stand there.
 
-A tensor type after a colon is one token, since a model has few types and writes each of them thousands of times:
-the grammar takes it apart (with ``tokenize`` of its extent) when it sees it first.
+A tensor type after a colon is one token, since a model has few types and writes each of them thousands of times: the
+grammar takes it apart (with ``tokenize`` of its extent) when it sees it first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ATOMS = rf"""
     (?P<digest>\#[0-9a-f]+)
   | (?P<bytes>b{_STRING})
   | (?P<string>{_STRING})
-  | (?P<number>0x[0-9a-fA-F]+|[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)
+  | (?P<number>0x[0-9a-fA-F]*|[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)
   | (?P<word>{WORD})
   | (?P<fresh>\?[0-9]+)
 """

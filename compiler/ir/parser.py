@@ -1,8 +1,8 @@
 """Read the text form: ``parse_model`` is the inverse of ``print_model``.
 
-The first line is the header, ``// ampc 1, opset 20``; all other comments mean nothing.  Errors are ``ParseError`` with
-line, column and a caret.  ``parse_type``, ``parse_dim`` and ``parse_statements`` read pieces: rules are written in the
-same grammar and take the syntax tree.
+The first line is the header, ``// ampc 1, opset 20``; all other comments mean nothing.  Errors are ``ParseError``
+with line, column and a caret.  ``parse_type``, ``parse_dim`` and ``parse_statements`` read pieces: rules are written
+in the same grammar and take the syntax tree.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _LEADING = re.compile(r"[ \t\r\n]*")
 def parse_model(text: str, *, side: ContentsSource | None = None, source: str = "text") -> Model:
     """Return the model that a text describes; ``source`` names the text in errors.
 
-    Large constants come from ``side``; without it they have a type and a digest, and asking for their contents is an
-    ``InputError``.  Raises ``ParseError``.
+    Large constants come from ``side``; without it they have a type and a digest, and asking for their
+    contents is an ``InputError``.  Raises ``ParseError``.
     """
     form, model = _header(text, source)
     grammar = Grammar(text, source=source)
@@ -131,5 +131,3 @@ def _metadata_or_function(grammar: Grammar, model: Model) -> None:
         model.functions = (*model.functions, Opaque(grammar.hexadecimal()))
     else:
         grammar.unexpected("'graph'")
-
-

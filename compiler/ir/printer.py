@@ -3,10 +3,10 @@
 The text holds what the compiler knows of a model.  What only travels from the frontend to the backend (``extra``,
 ``declared``, ``metadata`` of values) is not in it, and what analysis found (``contents``) is a comment.
 
-Decisions: attributes are sorted by name, since their order has no meaning; everything else keeps its order.  A constant
-of up to 16 elements stands in the text, a larger one is named by its digest and goes to the side file.  A node name that
-``loc`` already says is not written twice.  Nested graphs are blocks.  Generators are run by a loop and not by each
-other, so that nesting costs no stack.
+Decisions: attributes are sorted by name, since their order has no meaning; everything else keeps its order.  A
+constant of up to 16 elements stands in the text, a larger one is named by its digest and goes to the side file.  A
+node name that ``loc`` already says is not written twice.  Nested graphs are blocks. Generators are run by a loop and
+not by each other, so that nesting costs no stack.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ def print_model(
 ) -> str:
     """Return the text of a model.
 
-    ``loc`` writes node names and origins, ``facts`` adds what analysis knows as comments, ``nodes`` shows only
-    statements whose value names, operator, node name or origin match a pattern such as ``*attn*``, with a line of
-    context (such an excerpt is for reading and does not parse), ``side`` receives the large constants' contents.
+    ``loc`` writes node names and origins, ``facts`` adds what analysis knows as comments, ``nodes`` shows
+    only statements whose value names, operator, node name or origin match a pattern such as ``*attn*``,
+    with a line of context (such an excerpt is for reading and does not parse), ``side`` receives the large
+    constants' contents.
     """
     printer = _Printer(model, loc=loc, facts=facts, side=side)
     lines = list(printer.lines(model.graph))
@@ -304,15 +305,16 @@ def _facts(value: Value) -> str:
     found = []
     if value.contents is not None:
         found.append(f"contents [{', '.join(map(str, value.contents))}]")
-    users = [user.op for user in value.users()]
-    found += ["used by " + ", ".join(word_text(u) for u in users[:4]) + (", ..." if len(users) > 4 else "")] * bool(users)
-    found += ["returned"] * value.is_output
+    users = [word_text(user.op) for user in value.users()]
+    if users:
+        found.append("used by " + ", ".join(users[:4]) + (", ..." if len(users) > 4 else ""))
+    if value.is_output:
+        found.append("returned")
     return ", ".join(found or ["unused"])
 
 
-def _size_text(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.1f} {unit}" if isinstance(size, float) else f"{size} {unit}"
-        size = size / 1024
-    return f"{size:.1f} GiB"
+def _size_text(size: int) -> str:
+    if size < 1024:
+        return f"{size} bytes"
+    power = min((size.bit_length() - 1) // 10, 3)
+    return f"{size / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"

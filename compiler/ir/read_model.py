@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 from compiler.errors import InputError, nearest
@@ -14,7 +13,7 @@ from compiler.ir.grammar import Grammar
 from compiler.ir.graph import Attr, Graph, Loc, Model, Node, Value
 from compiler.ir.printer import default_version, implied_name
 from compiler.ir.sidefile import ContentsSource, missing_constant
-from compiler.ir.spelling import Number, Opaque, attribute_float, read_contents, read_float
+from compiler.ir.spelling import Opaque, read_contents, read_float
 from compiler.ir.syntax import (
     Attribute,
     Contents,

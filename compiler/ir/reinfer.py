@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from compiler.ir import edit
 from compiler.ir.dims import Dim, is_fresh
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Model, Node, Value
@@ -45,7 +46,7 @@ def _visit(node: Node) -> list[Node]:
     affected: list[Node] = []
     for out, (type_, contents) in zip(node.outputs, before, strict=True):
         if _same_type(out.type, type_) and out.contents == contents:
-            out.type = type_  # keep the names of made-up symbols: others may share them
+            edit.set_type(out, type_)  # keep the names of made-up symbols: others may share them
             continue
         affected.extend(out.users())
         affected.extend(_owners(out))

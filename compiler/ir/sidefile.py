@@ -1,8 +1,8 @@
 """The side file: contents of constants that are too large for the text, found by their digest.
 
-Layout: contents one after the other, each at a multiple of 64 bytes; an index in JSON, ``[[digest, element type, shape,
-offset, length], ...]``; the index's length in 8 bytes; ``ampcside``.  The index stands at the end so that the file is
-written in one go, and it is read through a mapping, so that nothing is copied either way.
+Layout: contents one after the other, each at a multiple of 64 bytes; an index in JSON, ``[[digest, element type,
+shape, offset, length], ...]``; the index's length in 8 bytes; ``ampcside``.  The index stands at the end so that the
+file is written in one go, and it is read through a mapping, so that nothing is copied either way.
 
 A text writes the first digits of a digest.  They mean the first entry, in order, that begins with them; the writer
 takes as many digits as that needs.
@@ -214,7 +214,7 @@ def _map(path: Path) -> memoryview:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as e:
         raise InputError("the side file cannot be read", where=str(path), why=str(e.strerror)) from None
-    with os.fdopen(fd, "rb") as file:
+    with os.fdopen(fd, "rb"):
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size < len(_MAGIC) + 8:
             raise InputError("the side file is damaged", where=str(path), why="it is too short, or no regular file")

@@ -141,7 +141,7 @@ def read_integer(text: str, dtype: DType) -> int:
     """Return an integer that the type holds; raises ``ValueError`` when it is none or does not fit."""
     if len(text) > 40:  # longer than any 128-bit number; int() takes quadratic time
         raise ValueError("the number is too long")
-    number = int(text, 16 if text.startswith("0x") else 10)
+    number = int(text, 16 if "x" in text else 10)
     signed = dtype.text.startswith("i")
     low = -(1 << (dtype.bits - 1)) if signed else 0
     return _fitting(number, low, (1 << (dtype.bits - signed)) - 1)

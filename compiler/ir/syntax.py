@@ -1,7 +1,7 @@
 """The syntax tree of the text form: what was written, before names are looked up.
 
-Models and rules share it.  ``compiler.ir.parser`` makes graphs of it; a rule reads the same tree with variables where a
-model has element types (``T``), runs of dims (``*S``), attribute values (``$a``) and numbers as operands.
+Models and rules share it.  ``compiler.ir.parser`` makes graphs of it; a rule reads the same tree with variables where
+a model has element types (``T``), runs of dims (``*S``), attribute values (``$a``) and numbers as operands.
 
 ``at`` is the offset in the text, for error messages.
 """
@@ -91,7 +91,8 @@ class Tensor:
 class Attribute:
     """An attribute's value: ``kind`` is one of ``Attr.kind``, or ``variable`` for a rule's ``$a``.
 
-    ``value`` is an int, ``Number`` (float), str, bytes, ``Tensor``, ``GraphSyntax``, a variable's name, or a tuple.
+    ``value`` is an int, ``Number`` (float), str, bytes, ``Tensor``, ``GraphSyntax``, a variable's name, or
+    a tuple.
     """
 
     kind: str

@@ -1,8 +1,8 @@
 """Check the invariants of graphs: what ``compiler.ir.graph`` promises and every pass may rely on.
 
 One walk in program order, linear in the size of the model, nested graphs on a stack: a value is visible from its
-definition to the end of its graph.  The walk collects problems as text only when it finds one, so that checking a graph
-of 100,000 nodes after each pass costs a fraction of a second.
+definition to the end of its graph.  The walk collects problems as text only when it finds one, so that checking a
+graph of 100,000 nodes after each pass costs a fraction of a second.
 
 ``verify_changes`` looks only at what a journal says was touched; the order of nodes is beyond it.
 """
@@ -66,7 +66,9 @@ def _enclosing(node: Node) -> dict[Graph | None, None]:
 def _fail(subject: object, why: str, graph: Graph | None = None) -> InvariantError:
     where = f"{subject!r}" + (f" in graph {graph.name!r}" if graph is not None else "")
     origin = f" from {subject.loc}" if isinstance(subject, Node) and subject.loc.names else ""
-    return InvariantError("the graph is broken", where=where + origin, why=why, hint="this is a bug in ampc; please report it")
+    return InvariantError(
+        "the graph is broken", where=where + origin, why=why, hint="this is a bug in ampc; please report it"
+    )
 
 
 def _check(holds: bool, node: Node, why: str) -> None:
@@ -141,7 +143,7 @@ class _Verifier:
             if value.node is not None or value.constant is not None or value.index != i or not value.name:
                 raise _fail(value, f"it is input {i} and says that it is something else", graph)
             if value.default is not None:
-                _check_constant(value, value.default, graph)
+                _check_default(value, value.default, graph)
             self._define(value, graph)
         for value in graph.constants:
             if value.constant is None or value.node is not None or not value.name:
@@ -239,9 +241,14 @@ def _check_type(value: Value, graph: Graph | None) -> None:
     if not isinstance(value.type, TensorType):
         return
     for dim in value.type.shape:
-        if dim.__class__ is int and dim >= 0 or dim.__class__ is Expr:
+        if (dim.__class__ is int and dim >= 0) or dim.__class__ is Expr:
             continue
         raise _fail(value, f"its dim {dim!r} is below zero, or neither an int nor an Expr", graph)
+
+
+def _check_default(value: Value, default: Constant, graph: Graph) -> None:
+    if value.dtype is not default.dtype:
+        raise _fail(value, f"its default is of type {default.dtype}", graph)
 
 
 def _check_constant(value: Value, constant: Constant, graph: Graph) -> None:
@@ -285,4 +292,6 @@ def _attribute_fits(attr: Attr) -> bool:
     if single is not None:
         return single(attr.value)
     element = _FITS.get(attr.kind[:-1])
-    return element is not None and attr.kind.endswith("s") and type(attr.value) is tuple and all(map(element, attr.value))
+    return (
+        element is not None and attr.kind.endswith("s") and type(attr.value) is tuple and all(map(element, attr.value))
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,8 +65,8 @@ class ProbeResult:
 class Certificate:
     """What was checked and what came of it.
 
-    ``verified``: the emitted model ran as emitted and as deployed, and agreed.  ``unverified``: nothing spoke against
-    it, but the original could not be run here.  ``failed``: it must not be handed over.
+    ``verified``: the emitted model ran as emitted and as deployed, and agreed.  ``unverified``: nothing spoke
+    against it, but the original could not be run here.  ``failed``: it must not be handed over.
     """
 
     status: Status
@@ -126,7 +127,10 @@ class Certificate:
         worst = max((p.max_rel for p in self.probes), default=0.0)
         checked = self.regions.get("checked", 0)
         bindings = len({tuple(sorted(p.binding.items())) for p in self.probes})
-        parts = [f"{len(self.probes)} comparisons at {bindings} size{'s' * (bindings != 1)}", f"largest difference {worst:.1e}"]
+        parts = [
+            f"{len(self.probes)} comparisons at {bindings} size{'s' * (bindings != 1)}",
+            f"largest difference {worst:.1e}",
+        ]
         if self.regions:
             parts.append(f"{checked} rewrites checked")
         return "verified: " + ", ".join(parts)
@@ -141,4 +145,4 @@ class Certificate:
 
 
 def _number(value: float) -> float | str:
-    return value if value == value and abs(value) != float("inf") else str(value)
+    return value if math.isfinite(value) else str(value)

@@ -1,9 +1,10 @@
 """Compare the emitted model with the original, end to end, in a child process.
 
-Three comparisons make a certificate: every rewrite on recorded activations (``regions``), the emitted file without the
-runtime's optimizer (what we did), and the emitted file as deployed (what the user gets).  The runtime's own optimizer
-has faults and approximations: where the deployed result differs and the original, deployed in the same way, gives the
-same, the runtime differs from itself, and that is noted rather than blamed on us.
+Three comparisons make a certificate: every rewrite on recorded activations (``regions``), the emitted file
+without the runtime's optimizer (what we did), and the emitted file as deployed (what the user gets).  The
+runtime's own optimizer has faults and approximations: where the deployed result differs and the original,
+deployed in the same way, gives the same, the runtime differs from itself, and that is noted rather than
+blamed on us.
 """
 
 from __future__ import annotations
@@ -36,7 +37,14 @@ _LOOSE = 1e-3
 _FAST = 0.25
 """Seconds for a probe below which all probes are run as deployed, not only the first."""
 
-_CUDA_LIKE = frozenset({"CPUExecutionProvider"})
+_LARGE = 1 << 20
+"""Elements of all inputs together from which fewer probes are run."""
+
+_HASHED = 64 << 20
+"""Bytes of the largest file whose digest goes into the certificate."""
+
+_HERE = "CPUExecutionProvider"
+"""The provider that every runtime has."""
 
 
 def verify_result(
@@ -55,8 +63,8 @@ def verify_result(
 ) -> Certificate:
     """Check what the compiler made: its rewrites, its file, and its file as deployed.
 
-    ``original`` is a path or a ``ModelProto``; ``model`` is what the passes changed.  ``repro`` is a folder for the
-    failures of rewrites.  Raises ``InputError`` when the user's ``inputs`` do not fit the model.
+    ``original`` is a path or a ``ModelProto``; ``model`` is what the passes changed.  ``repro`` is a folder
+    for the failures of rewrites.  Raises ``InputError`` when the user's ``inputs`` do not fit the model.
     """
     source = getattr(model, "extra", None) if getattr(getattr(model, "extra", None), "path", None) else None
     whole = Original.of(source) if source is not None else _original(original, regions)
@@ -79,8 +87,8 @@ def check_equivalence(
 ) -> Certificate:
     """Compare any two models: paths, bytes, or ``ModelProto``.
 
-    ``settings`` are those that the candidate is deployed with (``compiler.backend.session``); ``None`` leaves that
-    comparison out.  Raises ``InputError`` for what is no model.
+    ``settings`` are those that the candidate is deployed with (``compiler.backend.session``); ``None`` leaves
+    that comparison out.  Raises ``InputError`` for what is no model.
     """
     whole = Original.of(original)
     plan = probes or ProbePlan(_loaded(whole, original))
@@ -155,11 +163,13 @@ class _Check:
         if different:
             self.verdict.fail(f"the interface changed: {different[0]}")
         self.random = random_outputs(self.reference.original.proto)
-        settled = settle(self.reference, plan.candidates(seed=seed, user=inputs))
+        candidates = plan.candidates(seed=seed, user=inputs)
+        count = _count(plan.elements(candidates[0].binding))
+        settled = settle(self.reference, candidates, count=count)
         report: RegionReport | None = None
         if settled.probes:
             report = self._regions(regions, settled.probes, repro)
-            special = plan.special(settled.probes[0], seed=seed)
+            special = plan.special(settled.probes[0], seed=seed) if count > 1 else None
             self._plain(emitted, settled.probes, special)
             self._deployed(candidate, emitted, settled.probes)
         else:
@@ -169,9 +179,7 @@ class _Check:
             self.verdict.guilty = _suspects(report)
         return self._seal(original, candidate, settled, report)
 
-    def _seal(
-        self, original: Any, candidate: Any, settled: Settled, report: RegionReport | None
-    ) -> Certificate:
+    def _seal(self, original: Any, candidate: Any, settled: Settled, report: RegionReport | None) -> Certificate:
         return Certificate(
             self.verdict.status,
             self.verdict.reason,
@@ -189,12 +197,11 @@ class _Check:
 
     # The three comparisons ------------------------------------------------------------------------
 
-    def _regions(
-        self, regions: RegionLog | None, probes: Sequence[Probe], repro: Path | None
-    ) -> RegionReport | None:
+    def _regions(self, regions: RegionLog | None, probes: Sequence[Probe], repro: Path | None) -> RegionReport | None:
         if regions is None:
             return None
-        from compiler.verify.regions_check import check_regions, write_repro
+        from compiler.verify.regions_check import check_regions
+        from compiler.verify.regions_repro import write_repro
 
         report = check_regions(
             regions, self.reference, probes[:1], self.worker, tolerance=self.tolerance, max_ir=self.max_ir
@@ -252,9 +259,7 @@ class _Check:
             if error.kind in ("crash", "timeout"):
                 self.notes.append(f"special values: {error.what}")
             return
-        result, _ = compare_outputs(
-            probe, "plain", names, expected, got, Tolerance.within(_LOOSE), self.random, None
-        )
+        result, _ = compare_outputs(probe, "plain", names, expected, got, Tolerance.within(_LOOSE), self.random, None)
         wrong = [o.name for o in result.outputs if o.why]
         if wrong:
             self.notes.append(f"with NaN and infinities among the inputs, {', '.join(wrong[:3])} differs")
@@ -309,7 +314,7 @@ class _Check:
 
     def _refused(self, what: str, error: WorkerError) -> None:
         providers = [name for name, _ in (self.settings or {}).get("providers", [])]
-        elsewhere = any(name not in _CUDA_LIKE for name in providers)
+        elsewhere = any(name != _HERE for name in providers)
         why = f"{what}: {error.why.strip().splitlines()[0][:300] if error.why.strip() else error.what}"
         if elsewhere and "NOT_IMPLEMENTED" in error.why:
             self.verdict.doubt(f"{why} (it is for {providers[0]}, which is not here)")
@@ -341,6 +346,13 @@ class _Check:
             self._refused("the emitted model does not load, and the original does", failure)
 
 
+def _count(elements: int) -> int:
+    """Return how many probes to run on a model with so many elements in its inputs: huge static ones take seconds."""
+    if elements > 8 * _LARGE:
+        return 1
+    return 2 if elements > _LARGE else 3
+
+
 def _suspects(report: RegionReport) -> tuple[str, ...]:
     """Return the pass whose rewrites were last left unchecked: the likeliest culprit when all checked ones are fine."""
     passes = [reason.split(":", 1)[0] for reason in report.unchecked]
@@ -360,18 +372,22 @@ def _versions() -> dict[str, str]:
 
 
 def _hashes(original: Any, candidate: Any) -> dict[str, str]:
+    """Return digests of what is small enough to be hashed in no time; bundles hold those of all their files."""
     found = {}
     for name, source in (("original", original), ("emitted", candidate)):
-        if isinstance(source, str | os.PathLike):
-            found[name] = _digest(Path(source))
-        elif isinstance(source, bytes):
-            found[name] = hashlib.sha256(source).hexdigest()
+        data = _contents(source)
+        if data is not None:
+            found[name] = hashlib.sha256(data).hexdigest()
     return found
 
 
-def _digest(path: Path) -> str:
+def _contents(source: Any) -> bytes | None:
+    if isinstance(source, bytes):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        return None
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        path = Path(source)
+        return path.read_bytes() if path.stat().st_size <= _HASHED else None
     except OSError as error:
-        raise InputError("a model file cannot be read", where=str(path), why=error.strerror or str(error)) from error
+        raise InputError("a model file cannot be read", where=str(source), why=error.strerror or str(error)) from error

@@ -25,8 +25,8 @@ def compare_outputs(
 ) -> tuple[ProbeResult, list[str]]:
     """Return the result for all outputs, and notes on what was forgiven.
 
-    Outputs in ``random`` are compared by type and shape.  ``run`` runs the original on other inputs, to tell noise from
-    faults; without it nothing is forgiven.
+    Outputs in ``random`` are compared by type and shape.  ``run`` runs the original on other inputs, to tell
+    noise from faults; without it nothing is forgiven.
     """
     notes: list[str] = []
     outputs = []

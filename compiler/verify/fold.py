@@ -1,8 +1,9 @@
 """Compute constants with the runtime's own kernels, so that folding changes no bit.
 
-Folding with another library differs: in how it rounds float16, in where it saturates.  The nodes to fold become a small
-model, which the child process runs without optimization under its limits of time and memory.  Who asks for many nodes
-at once and is refused asks again for fewer: the pass knows which nodes belong together.
+Folding with another library differs: in how it rounds float16, in where it saturates.  The nodes to fold
+become a small model, which the child process runs without optimization under its limits of time and memory.
+Who asks for many nodes at once and is refused asks again for fewer: the pass knows which nodes belong
+together.
 """
 
 from __future__ import annotations
@@ -59,12 +60,10 @@ class _RuntimeEvaluator:
     def _evaluate(self, nodes: Sequence[Node], wanted: Sequence[Value]) -> list[Constant]:
         small = fragment(nodes, inputs=[], outputs=wanted, like=self.model)
         if self.places is None:
-            self.places = Places()
+            self.places = Places.now()
         data, folder = fragment_bytes(small, limits=self.limits, places=self.places)
         worker = self.worker() if callable(self.worker) else self.worker
-        values = worker.evaluate(
-            data, {}, [v.name for v in wanted], external_folder=folder, timeout=self.seconds
-        )
+        values = worker.evaluate(data, {}, [v.name for v in wanted], external_folder=folder, timeout=self.seconds)
         return [_constant(v, name.name) for v, name in zip(values, wanted, strict=True)]
 
 

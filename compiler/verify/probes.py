@@ -1,12 +1,14 @@
 """Probes: inputs on which two models are compared.
 
-``ProbePlan`` looks at a model once, before any pass runs, and lists candidates: several bindings of the dynamic dims,
-several manners of drawing.  ``settle`` runs them on the original until enough have succeeded, since only a run tells
-which sizes and integers a model takes.  Values are drawn when they are asked for, and equal seeds give equal values.
+``ProbePlan`` looks at a model once, before any pass runs, and lists candidates: several bindings of the
+dynamic dims, several manners of drawing.  ``settle`` runs them on the original until enough have succeeded,
+since only a run tells which sizes and integers a model takes.  Values are drawn when they are asked for, and
+equal seeds give equal values.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from compiler.ir.dims import Dim, Expr
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Model
 from compiler.ir.types import TensorType, UnrankedType
-from compiler.verify.probes_bindings import bindings, symbols_of
+from compiler.verify.probes_bindings import bindings, size_of, symbols_of
 from compiler.verify.probes_draw import CannotDraw, Slot, draw
 from compiler.verify.probes_roles import role_of
 
@@ -81,6 +83,11 @@ class ProbePlan:
             self.symbols.append("")
         self._first = {_name(s.type.shape[0]) for s in self.slots if isinstance(s.type, TensorType) and s.type.shape}
         self.has_floats = any(getattr(s.type, "dtype", None) in _FLOATS for s in self.slots)
+
+    def elements(self, binding: Mapping[str, int]) -> int:
+        """Return the number of elements that all inputs together have at a binding."""
+        shapes = [s.type.shape for s in self.slots if isinstance(s.type, TensorType) and s.default is None]
+        return sum(math.prod(size_of(d, binding) for d in shape) for shape in shapes)
 
     def candidates(self, *, seed: int = 0, user: Mapping[str, Any] | None = None) -> list[Probe]:
         """Return probes in the order in which they should be tried; those of the user come first.
@@ -157,7 +164,7 @@ def _fitted(slot: Slot, value: Any) -> Any:
         return array
     if array.dtype.kind == "V" and array.dtype.itemsize == wanted.itemsize:
         return array.view(wanted)  # a type of ml_dtypes that went through a file
-    if array.dtype.kind == wanted.kind or array.dtype.kind in "iu" and wanted.kind == "f":
+    if array.dtype.kind == wanted.kind or (array.dtype.kind in "iu" and wanted.kind == "f"):
         return array.astype(wanted)
     raise InputError(
         f"the input {slot.name!r} is {array.dtype}, and the model takes {slot.type.dtype}", where="inputs",
@@ -165,9 +172,7 @@ def _fitted(slot: Slot, value: Any) -> Any:
     )  # fmt: skip
 
 
-def make_probes(
-    model: Model, *, count: int = 3, seed: int = 0, user: Mapping[str, Any] | None = None
-) -> list[Probe]:
+def make_probes(model: Model, *, count: int = 3, seed: int = 0, user: Mapping[str, Any] | None = None) -> list[Probe]:
     """Return candidates for ``settle``, the likeliest to run first; ``count`` is the least number of them."""
     plan = ProbePlan(model)
     found = plan.candidates(seed=seed, user=user)

@@ -1,8 +1,8 @@
 """Sizes for dynamic dims: which number each symbol stands for in a probe.
 
-A *binding* gives every symbol of the inputs a number.  The first two are guesses from the symbols' names that differ
-from each other; the others are what to try when the model refuses these.  Sizes are modest: a wrong rewrite shows at
-length 12 as well as at 512.
+A *binding* gives every symbol of the inputs a number.  The first two are guesses from the symbols' names that
+differ from each other; the others are what to try when the model refuses these.  Sizes are modest: a wrong
+rewrite shows at length 12 as well as at 512.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _always(size: int) -> Callable[[str], int]:
 
 
 def _but_batch(size: int) -> Callable[[str], int]:
-    return lambda symbol: 1 if "batch" in symbol.lower() or symbol.lower() in ("n", "b") or symbol.endswith(".0") else size
+    return lambda symbol: (
+        1 if "batch" in symbol.lower() or symbol.lower() in ("n", "b") or symbol.endswith(".0") else size
+    )
 
 
 _RULES: tuple[tuple[str, Callable[[str], int]], ...] = (

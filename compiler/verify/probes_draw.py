@@ -1,8 +1,8 @@
 """Draw values for inputs: arrays of any element type, sequences, maps, optionals.
 
-A *manner* says how: ``normal`` and ``structured`` (positive floats, padded masks) are what the model expects, ``large``
-and ``edges`` (zeros, tiny, large and negative values) what it may get, ``special`` adds NaN and infinities; ``ones``,
-``zeros`` and ``small`` are for models that refuse other integers.
+A *manner* says how: ``normal`` and ``structured`` (positive floats, padded masks) are what the model expects,
+``large`` and ``edges`` (zeros, tiny, large and negative values) what it may get, ``special`` adds NaN and
+infinities; ``ones``, ``zeros`` and ``small`` are for models that refuse other integers.
 """
 
 from __future__ import annotations

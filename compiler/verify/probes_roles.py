@@ -1,7 +1,7 @@
-"""What an input is for, as far as its uses, its name and its type tell: indices, masks, lengths, shapes, images …
+"""What an input is for, as far as its uses, its name and its type tell: indices, masks, lengths, images.
 
-A role decides which values are legal and telling.  Uses say more than names, and are followed through operators that
-pass values on.  Roles are found once, before any pass runs.
+A role decides which values are legal and telling.  Uses say more than names, and are followed through
+operators that pass values on.  Roles are found once, before any pass runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The original model as it is run for comparison: without optimization, weights left in its file.
 
-``Original`` knows where a model comes from (a file, a loaded model, a protobuf) and gives the bytes to send to the
-runtime.  ``Reference`` is its session, and keeps what each probe gave, so that nothing is run twice.
+``Original`` knows where a model comes from (a file, a loaded model, a protobuf) and gives the bytes to send
+to the runtime.  ``Reference`` is its session, and keeps what each probe gave, so that nothing is run twice.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.backend.places import Places, leave_in_files, refuse_unsafe
+from compiler.backend.places import Places, leave_in_files
 from compiler.errors import WorkerError
-from compiler.frontend.files import open_regular
+from compiler.frontend.files import ExternalFiles, open_regular
 from compiler.frontend.wire import read_skeleton
 from compiler.ir.splice import PayloadTable
+from compiler.ir.wire import tensors
 from compiler.verify.probes import Probe
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Original:
     def _from_path(cls, path: Path) -> Original:
         skeleton = read_skeleton(open_regular(path), where=str(path))
         whole = path.absolute()
-        refuse_unsafe(skeleton.model, whole.parent, whole)
+        _refuse_unsafe(skeleton.model, whole)
         return cls(skeleton.model, skeleton.table, whole.parent, whole)
 
     @classmethod
@@ -78,8 +79,8 @@ class Original:
     def image(self, *, max_ir: int, outputs: Sequence[str] = (), hide: bool = False) -> tuple[bytes, Path | None]:
         """Return the bytes to load, and the folder of external data.
 
-        ``outputs`` are returned as well (``hide`` drops the model's own); an IR version above ``max_ir`` is clipped,
-        since it says nothing about the graph.
+        ``outputs`` are returned as well (``hide`` drops the model's own); an IR version above ``max_ir`` is
+        clipped, since it says nothing about the graph.
         """
         from onnx import ModelProto
 
@@ -92,8 +93,16 @@ class Original:
         for name in outputs:
             if name not in present:
                 proto.graph.output.add(name=name)
-        folder = leave_in_files(proto, self.table, Places(), folder=self.folder)
+        folder = leave_in_files(proto, self.table, Places.now(), folder=self.folder)
         return proto.SerializeToString(deterministic=True), folder
+
+
+def _refuse_unsafe(model: ModelProto, path: Path) -> None:
+    """Raise ``ModelError`` when external data leaves the model's folder, or is no plain file of its own."""
+    external = [t for t in tensors(model) if t.data_location == t.EXTERNAL]
+    files = ExternalFiles(path.parent, model=path)
+    for tensor in external:
+        files.tensor(tensor)
 
 
 class _Temporary:

@@ -1,16 +1,17 @@
 """Check every change of every pass on the user's own model, after the pipeline has run.
 
-``RegionLog`` is an observer of the pass manager: right after a pass it copies what the pass changed, before and after,
-split into rewrite instances (``regions_split``), since later passes change the same nodes.  ``check`` runs both sides on
-activations that are recorded from one run of the original, all instances of a pass in one model.
+``RegionLog`` is an observer of the pass manager: right after a pass it copies what the pass changed, before
+and after, split into rewrite instances (``regions_split``), since later passes change the same nodes.
+``check`` runs both sides on activations that are recorded from one run of the original, all instances of a
+pass in one model.
 
 Decisions:
 
-* A value that a pass put in place of another one is *that* value: its activation is taken from the original.  So an
-  error in one pass neither hides nor causes one in a later pass.  Values that have no counterpart in the original are
-  computed by the rewritten part that makes them.
-* Equal instances (same operators, types, attributes and small constants) are checked three times and no more: the
-  twelve layers of a transformer are rewritten in the same way.
+* A value that a pass put in place of another one is *that* value: its activation is taken from the original.
+  So an error in one pass neither hides nor causes one in a later pass.  Values that have no counterpart in
+  the original are computed by the rewritten part that makes them.
+* Equal instances (same operators, types, attributes and small constants) are checked three times and no more:
+  the twelve layers of a transformer are rewritten in the same way.
 * What cannot be evaluated here is counted with the reason; the comparison of the whole models covers it.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from compiler.backend.fragment import NOW, Copier
 from compiler.frontend.load import Source
@@ -31,7 +32,6 @@ from compiler.verify.regions_key import key_of, small_constants
 from compiler.verify.regions_split import Change, Part
 
 if TYPE_CHECKING:
-    from compiler.manager import PassRecord
     from compiler.verify.compare import Tolerance
     from compiler.verify.probes import Probe
     from compiler.verify.reference import Reference
@@ -40,6 +40,13 @@ if TYPE_CHECKING:
 
 REPEATS = 3
 """Times that equal rewrites are checked."""
+
+
+class Named(Protocol):
+    """What is needed of the record of a pass."""
+
+    name: str
+    """Name of the pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ class RegionLog:
     def before(self, model: Model, name: str) -> None:
         """Do nothing: the journal knows what was before."""
 
-    def after(self, model: Model, record: PassRecord, journal: Journal) -> None:
+    def after(self, model: Model, record: Named, journal: Journal) -> None:
         """Copy what a pass changed."""
         self.capture(model, journal, record.name)
 

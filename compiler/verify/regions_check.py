@@ -1,8 +1,8 @@
 """Run both sides of rewritten regions on activations of the original, and compare.
 
-All regions of a pass are one model on each side; a model that does not load or run is halved until the region at fault
-is found.  A region whose old side does not run here counts as unchecked; one whose new side alone does not run is a
-failure.
+All regions of a pass are one model on each side; a model that does not load or run is halved until the region
+at fault is found.  A region whose old side does not run here counts as unchecked; one whose new side alone
+does not run is a failure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,7 +186,7 @@ class _Run:
     done: set[Region]
     values: dict[Value, Any] = field(default_factory=dict)
     old: dict[Value, Any] = field(default_factory=dict)
-    places: Places = field(default_factory=Places)
+    places: Places = field(default_factory=Places.now)
     refusals: int = 0
 
     def group(self, regions: list[Region], recorder: Reference) -> None:
@@ -211,9 +210,7 @@ class _Run:
         for region, why in old_failed.items():
             self._leave([region], f"what was there before cannot be run alone: {why}")
         outputs = list(wanted)
-        new_failed = self._side(
-            able, lambda r: r.after, lambda r: [*(b for _, b in r.pairs), *outputs], self.values
-        )
+        new_failed = self._side(able, lambda r: r.after, lambda r: [*(b for _, b in r.pairs), *outputs], self.values)
         for region, why in new_failed.items():
             self._new_side_refused(region, why)
         for region in able:
@@ -395,32 +392,3 @@ def _operators(nodes: Sequence[Node]) -> str:
 def _why(error: AmpcError) -> str:
     text = (error.why or error.what).strip()
     return text.splitlines()[0][:300]
-
-
-def write_repro(folder: Path, failure: RegionFailure, *, limits: Limits | None = None) -> None:
-    """Write a failure as two small models and their inputs, with the command that shows it; all or nothing.
-
-    Raises ``InputError`` when the folder cannot be written.
-    """
-    from compiler.backend.atomic import AtomicFolder
-
-    region = failure.region
-    names = [f"out{k}" for k in range(len(region.pairs))]
-    inputs = [(v, type_of(failure.feeds[v.name], v.type)) for v in region.inputs]
-    with AtomicFolder(folder) as place:
-        for name, nodes, side in (("before", region.before, 0), ("after", region.after, 1)):
-            outputs = [pair[side] for pair in region.pairs]
-            model = fragment(nodes, inputs=inputs, outputs=outputs, like=failure.model, names=names)
-            (place / f"{name}.onnx").write_bytes(fragment_bytes(model, limits=limits)[0])
-        np.savez(place / "feeds.npz", allow_pickle=False, **failure.feeds)
-        (place / "README.txt").write_text(_readme(failure), encoding="utf-8")
-
-
-def _readme(failure: RegionFailure) -> str:
-    return (
-        f"Pass {failure.pass_name!r} rewrote {failure.operators}, and the result differs:\n"
-        f"  {failure.difference}\n"
-        f"  value {failure.value!r}, probe {failure.probe!r}\n"
-        f"  nodes: {', '.join(failure.nodes)}\n\n"
-        "To see it:\n  ampc check before.onnx after.onnx --inputs feeds.npz\n"
-    )

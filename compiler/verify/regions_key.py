@@ -16,10 +16,8 @@ _FOLDED = 1 << 20
 """Bytes of constants up to which a rewrite of nothing but constants is evaluated again."""
 
 
-def key_of(
-    pass_name: str, before: Sequence[Node], after: Sequence[Node], pairs: Iterable[tuple[Value, Value]]
-) -> str:
-    """Return a digest that equal rewrites share: operators, attributes, types, small constants, and how all connects."""
+def key_of(pass_name: str, before: Sequence[Node], after: Sequence[Node], pairs: Iterable[tuple[Value, Value]]) -> str:
+    """Return a digest that equal rewrites share: operators, attributes, types, small constants, connections."""
     writer = _Writer()
     writer.text.append(pass_name)
     for node in (*before, None, *after):

@@ -1,11 +1,12 @@
 """Split what a pass changed into rewrite instances: small pairs of subgraphs that claim to compute the same.
 
-A *reader* is a node that a pass left alone, or only rewired from one value to another: what it read before and what it
-reads now must be equal.  These pairs are all that a pass promises; values inside a rewritten part may change freely.
-Nodes inside nested graphs count as part of the node of the main graph around them.
+A *reader* is a node that a pass left alone, or only rewired from one value to another: what it read before
+and what it reads now must be equal.  These pairs are all that a pass promises; values inside a rewritten part
+may change freely. Nodes inside nested graphs count as part of the node of the main graph around them.
 
-Connected parts are separate rewrites: two nodes belong together when one reads the other's result, before or after, or
-when a reader went from one to the other.  Nodes that were removed and that nobody missed promise nothing.
+Connected parts are separate rewrites: two nodes belong together when one reads the other's result, before or
+after, or when a reader went from one to the other.  Nodes that were removed and that nobody missed promise
+nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Judge a difference: a fault, or noise that the original itself makes when its inputs move by one ulp.
 
-A model may be ill-conditioned: a difference of the last bit grows until it is over any fixed tolerance.  So before a
-small difference counts as a fault, the original runs again on inputs moved by one ulp; what it changes then, times
-four, is forgiven, and the certificate says so.
+A model may be ill-conditioned: a difference of the last bit grows until it is over any fixed tolerance.  So
+before a small difference counts as a fault, the original runs again on inputs moved by one ulp; what it
+changes then, times four, is forgiven, and the certificate says so.
 """
 
 from __future__ import annotations

@@ -1,0 +1,174 @@
+"""Lay an analysis out as sections of small tables, for the command line and for plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from compiler.analysis.report import Analysis
+
+_OPERATORS = 16
+"""Operators that are listed; the others are counted."""
+
+_PORTS = 12
+"""Inputs, and outputs, that are listed."""
+
+_COLUMNS = 78
+"""Width of the plain text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A titled table; without headings, rows are a label and a text."""
+
+    title: str
+    """Its title."""
+    headings: tuple[str, ...]
+    """Headings; one that begins with ``>`` is a column of numbers."""
+    rows: tuple[tuple[str, ...], ...]
+    """Cells."""
+    notes: tuple[str, ...] = ()
+    """Lines under the table."""
+
+
+def sections(found: Analysis) -> list[Section]:
+    """Return the sections of an analysis that have something to say."""
+    made = [_summary(found), _operators(found), _parameters(found), _work(found), _anyway(found)]
+    made += [_cliff(found, i) for i in range(len(found.cliffs))] or [_no_cliffs(found)]
+    return [s for s in made if s.rows or s.notes]
+
+
+def _summary(found: Analysis) -> Section:
+    census = found.census
+    opsets = ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in found.opsets.items())
+    rows = [
+        ("made of", f"{census.nodes} nodes, {_number(census.parameters)} parameters in {census.tensors} tensors, "
+                    f"{_size(census.nbytes)}"),
+        ("opset", f"{opsets}; IR version {found.ir_version}"),
+        ("target", f"{found.target}, {found.provider}"),
+        *_ports("input", [(p.name, p.type + (" (overridable)" if p.overridable else "")) for p in census.inputs]),
+        *_ports("output", [(p.name, p.type) for p in census.outputs]),
+        ("types", _counted(census.element_types) + (f"; unknown {census.untyped}" if census.untyped else "")),
+    ]  # fmt: skip
+    if census.opaque:
+        rows.append(("opaque", f"{_counted(census.opaque)}: custom operators, left as they are"))
+    if census.functions:
+        rows.append(("functions", f"{census.functions} model-local functions that are not inlined"))
+    return Section(found.source, (), tuple(rows), found.notes)
+
+
+def _ports(label: str, ports: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for i, (name, type_) in enumerate(ports[:_PORTS]):
+        yield label if i == 0 else "", f"{name}: {type_}"
+    if len(ports) > _PORTS:
+        yield "", f"and {len(ports) - _PORTS} more"
+
+
+def _operators(found: Analysis) -> Section:
+    counts = list(found.census.operators.items())
+    rows = [(op, str(n), str(found.census.nested.get(op, "")), "") for op, n in counts[:_OPERATORS]]
+    half = -(-len(rows) // 2)
+    wide = [(*rows[i][:2], *(rows[i + half][:2] if i + half < len(rows) else ("", ""))) for i in range(half)]
+    notes = []
+    if len(counts) > _OPERATORS:
+        notes.append(f"and {len(counts) - _OPERATORS} other operators, {sum(n for _, n in counts[_OPERATORS:])} nodes")
+    if found.census.nested:
+        notes.append(f"in nested graphs: {_counted(found.census.nested)}")
+    return Section("Operators", ("operator", ">nodes", "operator", ">nodes"), tuple(wide), tuple(notes))
+
+
+def _parameters(found: Analysis) -> Section:
+    census = found.census
+    rows = [(p.name, p.type, _size(p.nbytes), str(p.readers)) for p in census.biggest if p.nbytes >= 1024]
+    notes = [f"by type: {', '.join(f'{t} {_size(n)}' for t, n in census.bytes_by_type.items())}"] if rows else []
+    if census.shared:
+        names = ", ".join(p.name for p in census.shared[:3])
+        more = f" and {len(census.shared) - 3} more" if len(census.shared) > 3 else ""
+        notes.append(f"shared, and kept so: {names}{more}")
+    return Section("Biggest tensors", ("tensor", "type", ">size", ">readers"), tuple(rows), tuple(notes))
+
+
+def _work(found: Analysis) -> Section:
+    work = found.work
+    total = sum(f.seconds for f in work.families) or 1.0
+    rows = [
+        (f.family, str(f.nodes), _number(f.operations), _size(f.nbytes), f"{100 * f.seconds / total:.0f} %")
+        for f in work.families
+        if f.operations or f.nbytes
+    ]
+    rows.append(("all", "", _number(work.operations), _size(work.nbytes), ""))
+    notes = ["the share of time is what the target's peak rates allow, not a measurement"]
+    if work.binding:
+        notes.append("with " + ", ".join(f"{k} = {v}" for k, v in work.binding.items()) + "; --bind DIM=N changes it")
+    if work.guessed:
+        notes.append(f"{work.guessed} dims that are known only at run time were taken to be 64")
+    if work.unknown:
+        notes.append(f"{work.unknown} nodes left out: their types are unknown, or they are opaque")
+    if found.census.nested:
+        notes.append("nodes of nested graphs count once, whatever the number of iterations")
+    return Section("Work", ("family", ">nodes", ">operations", ">moved", ">time"), tuple(rows) if work.families else (), tuple(notes))
+
+
+def _anyway(found: Analysis) -> Section:
+    rows = tuple((b.name, str(b.count), str(b.level)) for b in found.anyway)
+    notes = ("nothing to gain by doing these in the file",) if rows else ()
+    return Section("ONNX Runtime does this at load", ("what", ">places", ">level"), rows, notes)
+
+
+def _cliff(found: Analysis, index: int) -> Section:
+    cliff = found.cliffs[index]
+    more = f"; and {cliff.count - len(cliff.where)} more" if cliff.count > len(cliff.where) else ""
+    mark = "FATAL: " if cliff.fatal else "Cliff: "
+    rows = (("where", "; ".join(cliff.where) + more), ("why", cliff.why), ("do", cliff.do))
+    return Section(f"{mark}{cliff.name} ({cliff.count})", (), rows)
+
+
+def _no_cliffs(found: Analysis) -> Section:
+    return Section("Cliffs", (), (("none", "of those that are known"),))
+
+
+# Plain text --------------------------------------------------------------------------------------
+
+
+def plain_text(found: Analysis) -> str:
+    """Return an analysis as plain text, about 80 columns wide."""
+    return "\n\n".join(_plain(section) for section in sections(found)) + "\n"
+
+
+def _plain(section: Section) -> str:
+    import textwrap
+
+    lines = [section.title]
+    if section.headings:
+        table = [tuple(h.removeprefix(">") for h in section.headings), *section.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(section.headings))]
+        right = [h.startswith(">") for h in section.headings]
+        for row in table:
+            cells = zip(row, widths, right, strict=True)
+            lines.append("  " + "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells).rstrip())
+    else:
+        for label, text in section.rows:
+            lines += textwrap.wrap(
+                text, _COLUMNS, initial_indent=f"  {label:<10}", subsequent_indent=" " * 12, break_on_hyphens=False
+            )
+    return "\n".join([*lines, *(f"  {note}" for note in section.notes)])
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _number(count: float) -> str:
+    for unit in ("", "k", "M", "G"):
+        if abs(count) < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g}T"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
