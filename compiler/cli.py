@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from compiler import cli_options as opt
 from compiler.errors import AmpcError, InputError
 
 if TYPE_CHECKING:
@@ -207,67 +208,7 @@ def _progress(doing: str, *, hidden: bool) -> Iterator[Callable[[str], None]]:
         yield lambda step: status.update(escape(f"{doing}: {step}"))
 
 
-# Options that several commands share -------------------------------------------------------------
-
-
-def _complete_pass(incomplete: str) -> list[str]:
-    """Complete the name of a pass, also the last one of a pipeline."""
-    from compiler.manager import known_passes
-
-    start = max(incomplete.rfind(mark) for mark in ",( ") + 1
-    with contextlib.suppress(AmpcError, ImportError):
-        return [incomplete[:start] + name for name in known_passes() if name.startswith(incomplete[start:])]
-    return []
-
-
-def _complete_target(incomplete: str) -> list[str]:
-    """Complete the name of a target."""
-    from targets import TargetError
-    from targets.catalog import AUTO, catalog
-
-    with contextlib.suppress(TargetError):
-        return [name for name in (AUTO, *catalog()) if name.startswith(incomplete)]
-    return []
-
-
-def _pass_option(flag: str, help: str) -> Any:
-    return typer.Option(flag, metavar="PASS", help=help, autocompletion=_complete_pass)
-
-
-ModelArg = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, or .ir text.", show_default=False)]
-TargetOpt = Annotated[
-    str,
-    typer.Option(
-        "--target",
-        "-t",
-        metavar="TARGET",
-        help="A target's name, or the path of a TOML file.",
-        autocompletion=_complete_target,
-    ),
-]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-InputsOpt = Annotated[
-    str | None, typer.Option("--inputs", metavar="NPZ", help="Inputs of your own to check with, by name.")
-]
-PassesOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--passes",
-        metavar="PIPELINE",
-        help="A pipeline in place of the default; see `ampc passes`.",
-        autocompletion=_complete_pass,
-    ),
-]
-DisableOpt = Annotated[list[str] | None, _pass_option("--disable", "Leave this pass out; may be repeated.")]
-TimeoutOpt = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Limit of each run of a model.")
-]
-MemoryOpt = Annotated[
-    str | None,
-    typer.Option("--memory-limit", metavar="SIZE", help="Limit of the process that runs models: 8GiB."),
-]
-SeedOpt = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the generated inputs.")]
-
+# Commands ----------------------------------------------------------------------------------------
 
 app = typer.Typer(
     name="ampc",
@@ -298,55 +239,26 @@ def _root(
     """Hold the options that come before the command."""
 
 
-# Commands ----------------------------------------------------------------------------------------
-
-
 @app.command("compile")
 def compile_(
-    model: ModelArg,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="OUT", help="A folder for a bundle, or NAME.onnx.")
-    ] = None,
-    target: TargetOpt = "auto",
-    passes: PassesOpt = None,
-    disable: DisableOpt = None,
-    until: Annotated[str, _pass_option("--until", "Stop after the first run of this pass.")] = "",
-    listing: Annotated[
-        bool, typer.Option("--list", help="List the passes that would run, and stop.")
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify/--no-verify", help="Check the result against the original; the bundle records it."
-        ),
-    ] = True,
-    verify_each: Annotated[
-        bool,
-        typer.Option(
-            "--verify-each/--no-verify-each", help="Check the graph's invariants after every pass."
-        ),
-    ] = True,
-    inputs: InputsOpt = None,
-    external_data: Annotated[
-        bool | None,
-        typer.Option(
-            "--external-data/--embed",
-            help="Weights beside the model, or inside; by default beside above 1 GiB.",
-        ),
-    ] = None,
-    dump_ir: Annotated[
-        str | None,
-        typer.Option("--dump-ir", metavar="DIR", help="Write the IR after each pass that changed it."),
-    ] = None,
-    repro: Annotated[
-        str | None,
-        typer.Option("--repro", metavar="DIR", help="Keep a reproduction of each pass rolled back."),
-    ] = None,
-    timeout: TimeoutOpt = 120,
-    memory_limit: MemoryOpt = None,
-    seed: SeedOpt = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
-    as_json: JsonOpt = False,
+    model: opt.Model,
+    output: opt.Output = None,
+    target: opt.Target = "auto",
+    passes: opt.Passes = None,
+    disable: opt.Disable = None,
+    until: opt.Until = "",
+    listing: opt.List = False,
+    verify: opt.Verify = True,
+    verify_each: opt.VerifyEach = True,
+    inputs: opt.Inputs = None,
+    external_data: opt.ExternalData = None,
+    dump_ir: opt.DumpIr = None,
+    repro: opt.Repro = None,
+    timeout: opt.Timeout = 120,
+    memory_limit: opt.Memory = None,
+    seed: opt.Seed = 0,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Compile MODEL for a target, verify the result, and write it."""
     from compiler import render
@@ -375,7 +287,7 @@ def compile_(
             dump_ir=dump_ir,
             repro=repro,
             timeout=timeout,
-            memory_limit=_size(memory_limit),
+            memory_limit=opt.parse_size(memory_limit),
             seed=seed,
             progress=tell,
         )
@@ -387,18 +299,13 @@ def compile_(
 
 @app.command(short_help="Check whether two models compute the same.")
 def check(
-    first: Annotated[
-        str,
-        typer.Argument(metavar="A", help="The reference: an .onnx file or a bundle.", show_default=False),
-    ],
-    second: Annotated[
-        str, typer.Argument(metavar="B", help="What is compared with it.", show_default=False)
-    ],
-    inputs: InputsOpt = None,
-    timeout: TimeoutOpt = 120,
-    memory_limit: MemoryOpt = None,
-    seed: SeedOpt = 0,
-    as_json: JsonOpt = False,
+    first: opt.Reference,
+    second: opt.Candidate,
+    inputs: opt.Inputs = None,
+    timeout: opt.Timeout = 120,
+    memory_limit: opt.Memory = None,
+    seed: opt.Seed = 0,
+    as_json: opt.Json = False,
 ) -> None:
     """Check whether two models compute the same; exit code 1 when they do not."""
     from compiler import render
@@ -406,7 +313,7 @@ def check(
 
     with _progress(f"checking {Path(second).name}", hidden=as_json):
         certificate = check_models(
-            first, second, inputs=inputs, timeout=timeout, memory_limit=_size(memory_limit), seed=seed
+            first, second, inputs=inputs, timeout=timeout, memory_limit=opt.parse_size(memory_limit), seed=seed
         )
     record = certificate.to_json()
     _json(record) if as_json else _show(*render.certificate(first, second, record))
@@ -416,44 +323,35 @@ def check(
 
 @app.command(short_help="Show what MODEL is made of, and what slows it down.")
 def analyze(
-    model: ModelArg,
-    target: TargetOpt = "auto",
-    bind: Annotated[
-        list[str] | None,
-        typer.Option("--bind", metavar="DIM=N", help="What a dynamic dim counts as; may be repeated."),
-    ] = None,
-    as_json: JsonOpt = False,
+    model: opt.Model,
+    target: opt.Target = "auto",
+    bind: opt.Bind = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Show what MODEL is made of, what ONNX Runtime does anyway, and which cliffs it stands at."""
     from compiler import render
     from compiler.analyzing import analyze_model
 
     with _progress(f"analyzing {Path(model).name}", hidden=as_json):
-        analysis = analyze_model(model, target=target, binding=_binding(bind or []))
+        analysis = analyze_model(model, target=target, binding=opt.parse_binding(bind or []))
     _json(analysis.to_json()) if as_json else _show(*render.analysis(analysis))
 
 
 @app.command(short_help="Print the IR of MODEL, at any point of the pipeline.")
 def dump(
-    model: ModelArg,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write FILE.ir, large constants beside it."),
-    ] = None,
-    before: Annotated[str, _pass_option("--before", "The IR before the first run of a pass.")] = "",
-    after: Annotated[str, _pass_option("--after", "The IR after the last run of a pass.")] = "",
-    around: Annotated[str, _pass_option("--around", "The IR before and after a pass.")] = "",
-    changed: Annotated[bool, typer.Option("--changed", help="Only the lines that the pass changed.")] = False,
-    loc: Annotated[bool, typer.Option("--loc", help="Where each node comes from.")] = False,
-    facts: Annotated[bool, typer.Option("--facts", help="What analysis knows, as comments.")] = False,
-    nodes: Annotated[
-        str | None,
-        typer.Option("--nodes", metavar="PATTERN", help="Only nodes whose name, operator or origin matches."),
-    ] = None,
-    passes: PassesOpt = None,
-    disable: DisableOpt = None,
-    target: TargetOpt = "auto",
-    as_json: JsonOpt = False,
+    model: opt.Model,
+    output: opt.Text = None,
+    before: opt.Before = "",
+    after: opt.After = "",
+    around: opt.Around = "",
+    changed: opt.Changed = False,
+    loc: opt.Loc = False,
+    facts: opt.Facts = False,
+    nodes: opt.Nodes = None,
+    passes: opt.Passes = None,
+    disable: opt.Disable = None,
+    target: opt.Target = "auto",
+    as_json: opt.Json = False,
 ) -> None:
     """Print the IR of MODEL: as loaded, or around a pass of the pipeline."""
     from compiler.dumping import DumpOptions, dump_model
@@ -481,7 +379,7 @@ def dump(
 
 
 @app.command()
-def targets(as_json: JsonOpt = False) -> None:
+def targets(as_json: opt.Json = False) -> None:
     """List the targets, and what this machine is."""
     from compiler import render
     from compiler.listing import targets as listed
@@ -492,13 +390,8 @@ def targets(as_json: JsonOpt = False) -> None:
 
 @app.command(short_help="List the passes, and the default pipeline.")
 def passes(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[PASS]", help="Show one pass in full.", show_default=False, autocompletion=_complete_pass
-        ),
-    ] = None,
-    as_json: JsonOpt = False,
+    name: opt.Pass = None,
+    as_json: opt.Json = False,
 ) -> None:
     """List the passes with their options, and the default pipeline."""
     from compiler import listing, render
@@ -509,35 +402,6 @@ def passes(
     else:
         record = listing.describe_pass(name)
         _json(record) if as_json else _show(*render.one_pass(record))
-
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-def _size(text: str | None) -> int | None:
-    """Return bytes for a text such as ``8GiB``."""
-    if text is None:
-        return None
-    number = text.rstrip("BbGgMmKkIi ")
-    unit = text[len(number) :].strip().lower().removesuffix("b")
-    try:
-        size = int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise InputError(f"{text!r} is not a size", hint="write a number with a unit: 500MB, 8GiB")
-    return size
-
-
-def _binding(texts: Sequence[str]) -> dict[str, int]:
-    """Return what ``NAME=NUMBER`` texts say."""
-    found = {}
-    for text in texts:
-        name, _, number = text.rpartition("=")
-        if not name or not number.isdecimal() or int(number) < 1:
-            raise InputError(f"{text!r} is not a dim and a number", hint="write --bind batch=4")
-        found[name] = int(number)
-    return found
 
 
 def _terminated(number: int, frame: Any) -> None:

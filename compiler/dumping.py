@@ -147,7 +147,9 @@ def _run(
     from compiler.verify.fold import runtime_evaluator
     from compiler.verify.worker import shared_worker
 
-    observers = [*snapshots, *([Progress(progress)] if progress is not None else [])]
+    observers: list[manager.Observer] = [*snapshots]
+    if progress is not None:
+        observers.append(Progress(progress))
     context = Context(target=load_target(options.target), evaluate=runtime_evaluator(shared_worker, model=model))
     return Runner(model, context, observers, disable=frozenset(options.disable)).run(steps)
 

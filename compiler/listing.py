@@ -38,11 +38,11 @@ def describe_pass(name: str) -> dict[str, Any]:
 
 
 def _summary(cls: type[Pass]) -> dict[str, Any]:
-    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    fields: dict[str, dataclasses.Field[Any]] = getattr(cls, "__dataclass_fields__", {})
     return {
         "name": cls.name,
         "summary": (inspect.getdoc(cls) or "").partition("\n")[0],
-        "options": {f.name.replace("_", "-"): f.default for f in fields},
+        "options": {f.name.replace("_", "-"): f.default for f in fields.values()},
         "module": cls.__module__,
     }
 

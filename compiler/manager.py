@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from compiler.errors import AmpcError, CompilerError, ParseError, UnknownNameError, nearest
+from compiler.errors import AmpcError, CompilerError, InputError, ParseError, UnknownNameError, nearest
 from compiler.ir import edit
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Model
@@ -44,13 +44,13 @@ _BOUND = 10
 def known_passes() -> dict[str, type[Pass]]:
     """Return every pass by its name: those of the package ``passes``, and those of installed plugins.
 
-    Raises ``CompilerError`` when two passes have one name, or a plugin cannot be imported.
+    Raises ``InputError`` when two passes have one name, a plugin cannot be imported, or ``passes`` is not ours.
     """
     found: dict[str, type[Pass]] = {}
     for cls in [*_own_passes(), *_plugin_passes()]:
         if found.setdefault(cls.name, cls) is not cls:
             other = found[cls.name]
-            raise CompilerError(
+            raise InputError(
                 f"two passes are called {cls.name!r}",
                 why=f"{other.__module__}.{other.__qualname__} and {cls.__module__}.{cls.__qualname__}",
                 hint="rename the plugin's pass (class attribute `name`)",
@@ -59,23 +59,33 @@ def known_passes() -> dict[str, type[Pass]]:
 
 
 def _own_passes() -> Iterator[type[Pass]]:
-    package = importlib.import_module("passes")
+    try:
+        package: Any = importlib.import_module("passes")
+    except Exception as error:  # somebody else's package may fail in any way
+        raise _not_ours("?", f"{type(error).__name__}: {error}") from error
     if not hasattr(package, "AMPC"):
-        raise CompilerError(
-            "the package 'passes' that was imported is not ampc's",
-            where=str(getattr(package, "__file__", "?")),
-            why="a package of yours with the same name comes first on sys.path",
-            hint="run ampc from another folder, or install it in an environment of its own",
-        )
+        raise _not_ours(str(getattr(package, "__file__", "?")), "a package of yours comes first on sys.path")
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
         yield from _passes_in(importlib.import_module(f"passes.{info.name}"))
+
+
+def _not_ours(where: str, why: str) -> InputError:
+    return InputError(
+        "the package 'passes' that was imported is not ampc's",
+        where=where,
+        why=why,
+        hint="run ampc from another folder, or install it in an environment of its own",
+    )
 
 
 def _passes_in(module: Any) -> list[type[Pass]]:
     return [
         value
         for _, value in sorted(vars(module).items())
-        if isinstance(value, type) and issubclass(value, Pass) and value.__module__ == module.__name__ and "run" in vars(value)
+        if isinstance(value, type)
+        and issubclass(value, Pass)
+        and value.__module__ == module.__name__
+        and "run" in vars(value)
     ]
 
 
@@ -86,7 +96,7 @@ def _plugin_passes() -> Iterator[type[Pass]]:
         try:
             loaded = entry.load()
         except Exception as error:  # a plugin may fail in any way
-            raise CompilerError(
+            raise InputError(
                 f"the plugin {entry.name!r} cannot be loaded", where=entry.value, why=f"{type(error).__name__}: {error}"
             ) from error
         if isinstance(loaded, type) and issubclass(loaded, Pass):
@@ -155,11 +165,8 @@ def _steps(tokens: list[tuple[str, str, int]], position: int, text: str, depth: 
     steps: list[Step] = []
     while position < len(tokens):
         kind, word, column = tokens[position]
-        if kind == ")":
+        if kind == ")" and not steps:
             break
-        if kind == ",":
-            position += 1
-            continue
         if kind != "name":
             raise _syntax(text, column, f"a pass name was expected, not {word!r}")
         position += 1
@@ -172,6 +179,13 @@ def _steps(tokens: list[tuple[str, str, int]], position: int, text: str, depth: 
             steps.append(step)
         else:
             steps.append(make_pass(word, options))
+        if position == len(tokens) or tokens[position][0] == ")":
+            break
+        if tokens[position][0] != ",":
+            raise _syntax(text, tokens[position][2], f"a comma was expected, not {tokens[position][1]!r}")
+        position += 1
+        if position == len(tokens):
+            raise _syntax(text, len(text), "a pass name was expected after the comma")
     return steps, position
 
 
@@ -208,17 +222,23 @@ def make_pass(name: str, options: dict[str, str] | None = None) -> Pass:
     if name not in passes:
         raise UnknownNameError(f"there is no pass {name!r}", hint=nearest(name, list(passes)))
     cls = passes[name]
-    fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    fields = {f.name: f for f in _options_of(cls)}
     values: dict[str, Any] = {}
     for key, value in (options or {}).items():
         attribute = key.replace("-", "_")
         if attribute not in fields:
-            raise UnknownNameError(f"pass {name!r} has no option {key!r}", hint=nearest(key, list(fields)) if fields else "it has none")
+            raise UnknownNameError(
+                f"pass {name!r} has no option {key!r}", hint=nearest(key, list(fields)) if fields else "it has none"
+            )
         values[attribute] = _convert(name, key, value, type(fields[attribute].default))
     try:
         return cls(**values)
     except ValueError as error:
         raise ParseError(f"pass {name!r} refuses its options", why=str(error)) from error
+
+
+def _options_of(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
 
 
 def _convert(name: str, key: str, value: str, kind: type) -> Any:
@@ -245,10 +265,10 @@ def format_pipeline(steps: Sequence[Step]) -> str:
 def _format_step(step: Step) -> str:
     if isinstance(step, Fixpoint):
         return f"fixpoint{{bound={step.bound}}}({format_pipeline(step.steps)})"
-    if not dataclasses.is_dataclass(step):
-        return step.name
     changed = [
-        f"{f.name.replace('_', '-')}={getattr(step, f.name)}" for f in dataclasses.fields(step) if getattr(step, f.name) != f.default
+        f"{f.name.replace('_', '-')}={getattr(step, f.name)}"
+        for f in _options_of(type(step))
+        if getattr(step, f.name) != f.default
     ]
     return step.name + (f"{{{', '.join(changed)}}}" if changed else "")
 
@@ -341,10 +361,9 @@ class Runner:
                 return
 
     def _pass(self, step: Pass) -> None:
-        if step.name in self.disable:
-            return
         key = _format_step(step)
-        if self._settled.get(key) != self._changes:  # otherwise it saw exactly this graph and did nothing
+        unseen = self._settled.get(key) != self._changes  # otherwise it saw exactly this graph and did nothing
+        if unseen and step.name not in self.disable:
             self._transaction(step)
             self._settled[key] = self._changes
         self._stopped = self._stopped or step.name == self.until

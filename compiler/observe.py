@@ -33,7 +33,8 @@ class Dumper:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError("the folder for IR dumps cannot be made", where=str(self.folder), why=str(error)) from error
+            why = str(error)
+            raise InputError("the folder for IR dumps cannot be made", where=str(self.folder), why=why) from error
         self._write(model, "input")
 
     def before(self, model: Model, name: str) -> None:

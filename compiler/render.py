@@ -95,10 +95,13 @@ def _result_facts(report: Mapping[str, Any], output: str, *, changes: bool) -> I
         yield "unchanged", f"the model is handed on byte for byte: {report.get('why', '')}"
     else:
         opset = report.get("opset", {})
-        yield "result", (
-            f"{before} → {after} nodes, {sizes[0]} → {sizes[1]} of weights, "
-            f"opset {opset.get('before', '?')} → {opset.get('after', '?')}"
-            + ("" if changes else "; no pass found anything to change")
+        yield (
+            "result",
+            (
+                f"{before} → {after} nodes, {sizes[0]} → {sizes[1]} of weights, "
+                f"opset {opset.get('before', '?')} → {opset.get('after', '?')}"
+                + ("" if changes else "; no pass found anything to change")
+            ),
         )
     yield "checked", verified(report.get("verification", {}))
     yield from _listed("rolled back", [f"{n}: {why}" for n, why in report.get("rolled_back", {}).items()])
@@ -239,12 +242,14 @@ def targets(record: Mapping[str, Any]) -> list[RenderableType]:
     """Return the list of targets, and this machine."""
     table = _table("target", "what it is")
     for entry in record["targets"]:
-        name = Text(("* " if entry["chosen"] else "  ") + entry["name"], style="bold green" if entry["chosen"] else "bold")
+        mark, style = ("* ", "bold green") if entry["chosen"] else ("  ", "bold")
+        name = Text(mark + entry["name"], style=style)
         summary = Text(entry["summary"])
         if entry["problem"]:
             summary = Text(f"cannot be used: {entry['problem']}", style="red")
         table.add_row(name, summary)
-    return [table, Text("\n* is what auto starts from on this machine:", style="bold"), _facts(_machine(record["machine"]))]
+    title = Text("\n* is what auto starts from on this machine:", style="bold")
+    return [table, title, _facts(_machine(record["machine"]))]
 
 
 def _machine(here: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

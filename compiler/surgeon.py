@@ -7,7 +7,7 @@ result takes the place of the graph, and is verified like the work of any other 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compiler.backend.surgeon import to_surgeon
 from compiler.errors import InputError
@@ -45,7 +45,7 @@ def surgeon_pass(function: Callable[[gs.Graph], gs.Graph | None]) -> Pass:
 
 def _contents(graph: gs.Graph) -> bytes:
     """Return all that a graph says; GraphSurgeon's own comparison does not look at weights."""
-    return exported(graph).SerializeToString(deterministic=True)
+    return bytes(exported(graph).SerializeToString(deterministic=True))
 
 
 def _take_over(graph: Graph, made: Model) -> None:

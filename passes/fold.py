@@ -61,9 +61,7 @@ class Fold(Pass):
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Select, evaluate, and put constants in place of what was computed."""
         where = f"option of {self.name}"
-        selection = _Selection(
-            parse_bytes(self.budget, where=where), parse_bytes(self.growth, where=where), ctx
-        )
+        selection = _Selection(parse_bytes(self.budget, where=where), parse_bytes(self.growth, where=where), ctx)
         for g in open_graphs(graph):
             for node in g.nodes():
                 selection.consider(node)
@@ -148,17 +146,10 @@ class _Selection:
         """Take what a group adds to the model from the budget, and return whether there was enough."""
         inside = set(group)
         stored = sum(
-            s
-            for n in group
-            for o in n.outputs
-            if _is_read_outside(o, inside) and (s := _bytes(o) or 0) > _SMALL
+            s for n in group for o in n.outputs if _is_read_outside(o, inside) and (s := _bytes(o) or 0) > _SMALL
         )
-        constants = dict.fromkeys(
-            v for n in group for v in n.inputs if v is not None and v.constant is not None
-        )
-        freed = sum(
-            s for v in constants if (s := _bytes(v) or 0) > _SMALL and not _is_read_outside(v, inside)
-        )
+        constants = dict.fromkeys(v for n in group for v in n.inputs if v is not None and v.constant is not None)
+        freed = sum(s for v in constants if (s := _bytes(v) or 0) > _SMALL and not _is_read_outside(v, inside))
         cost = max(0, stored - freed)
         if cost > self.budget:
             return False
@@ -318,7 +309,5 @@ def _evaluate_there(groups: list[list[Node]], run: Evaluator, ctx: Context) -> i
             half = len(batch) // 2
             todo += [batch[half:], batch[:half]]
         else:
-            ctx.refuse(
-                f"fold {nodes[0].op}: {answer if isinstance(answer, str) else 'a result of another type'}"
-            )
+            ctx.refuse(f"fold {nodes[0].op}: {answer if isinstance(answer, str) else 'a result of another type'}")
     return folded

@@ -119,9 +119,7 @@ def _neutral(number: float | bool, *, either_side: bool) -> Theorem:
         if len(node.inputs) != 2:
             return None
         left, right = node.inputs
-        return _unless_neutral(node, left, right) or (
-            _unless_neutral(node, right, left) if either_side else None
-        )
+        return _unless_neutral(node, left, right) or (_unless_neutral(node, right, left) if either_side else None)
 
     def _unless_neutral(node: Node, data: Value | None, operand: Value | None) -> Value | None:
         if data is None or operand is None or operand.constant is None:

@@ -99,11 +99,7 @@ def _make_constant(node: Node) -> bool:
 
 def _constant_contents(value: Value) -> Constant | None:
     kind, contents = value.type, value.contents
-    if (
-        contents is None
-        or not isinstance(kind, TensorType)
-        or not (kind.dtype is DType.BOOL or kind.dtype.is_integer)
-    ):
+    if contents is None or not isinstance(kind, TensorType) or not (kind.dtype is DType.BOOL or kind.dtype.is_integer):
         return None
     numbers = [d for d in contents if isinstance(d, int)]
     shape = tuple(d for d in kind.shape if isinstance(d, int))
@@ -134,9 +130,7 @@ def _reshape_target(data: Value, target: Contents) -> Constant | None:
     """Return a constant target that equals the computed one for every input."""
     written = [_same_index(d, i, data) for i, d in enumerate(target)]
     unknown = [i for i, d in enumerate(written) if d is None]
-    if len(unknown) == 1 and all(
-        isinstance(d, int) and d > 0 for i, d in enumerate(target) if i != unknown[0]
-    ):
+    if len(unknown) == 1 and all(isinstance(d, int) and d > 0 for i, d in enumerate(target) if i != unknown[0]):
         written[unknown[0]] = -1
         unknown = []
     return None if unknown else Constant.of(written, DType.I64)

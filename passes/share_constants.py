@@ -36,9 +36,7 @@ class ShareConstants(Pass):
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Group the constants by what is cheap to compare, hash within groups, and merge what is equal."""
         scopes = _Scopes(graph)
-        readable = [
-            v for g in scopes.graphs for v in g.constants if v.constant is not None and v.constant.is_readable
-        ]
+        readable = [v for g in scopes.graphs for v in g.constants if v.constant is not None and v.constant.is_readable]
         changed = 0
         for group in _equal(readable):
             changed += _merge_large(group, scopes) if _bytes(group[0]) > _SMALL else _merge_small(group)

@@ -11,6 +11,9 @@ from typing import Any
 
 from tests.hostile_external import SECRET
 
+LIMITS: dict[str, Any] = {"timeout": 15.0, "memory_limit": 2 << 30}
+"""What a run of the user's model may cost: seconds and bytes."""
+
 _forbidden: list[str] = []
 """What the interpreter was asked to do since the last compilation and must not: filled by the audit hook."""
 
@@ -33,7 +36,7 @@ def compile_file(path: str, output: str, verify: bool) -> dict[str, Any]:
     _forbidden.clear()
     verdict: dict[str, Any] = {}
     try:
-        compile_model(path, target="cpu", output=output, verify=verify)
+        compile_model(path, target="cpu", output=output, verify=verify, **LIMITS)
     except AmpcError as error:
         verdict = {"error": type(error).__name__, "exit_code": error.exit_code, "text": str(error)}
     return verdict | {"forbidden": list(_forbidden)}

@@ -197,9 +197,9 @@ def ir_version_zero() -> onnx.ModelProto:
     return model
 
 
-@case("error")
+@case("either")
 def ir_version_from_the_future() -> onnx.ModelProto:
-    """A format that nobody reads yet."""
+    """A stamp that no runtime accepts yet, on a model that holds nothing new."""
     model = relu_model()
     model.ir_version = 99
     return model

@@ -71,9 +71,8 @@ def with_scalar(t: Text) -> None:
 def transpose(t: Text) -> None:
     """Add a transpose from one known shape to another one."""
     name, shape = t.pick()
-    order = {("N", 4, 6): (1, 0, 2), (4, "N", 6): (1, 0, 2)}.get(shape)
-    if order is not None:
-        t.emit(tuple(shape[i] for i in order), f"Transpose(%{name}) {{perm = {list(order)}}}")
+    if shape in (SHAPES[0], SHAPES[2]):
+        t.emit((shape[1], shape[0], shape[2]), f"Transpose(%{name}) {{perm = [1, 0, 2]}}")
 
 
 def reshape(t: Text) -> None:
@@ -129,7 +128,9 @@ def branch(t: Text) -> None:
         t.count = inner.count
         kind = f"f32[{','.join(map(str, shape))}]"
         graphs.append(
-            f"{which}_branch = graph @{which}() -> (%{last}: {kind}) {{\n" + "\n".join(inner.lines) + f"\nreturn %{last}\n}}"
+            f"{which}_branch = graph @{which}() -> (%{last}: {kind}) {{\n"
+            + "\n".join(inner.lines)
+            + f"\nreturn %{last}\n}}"
         )
     t.emit(shape, f"If(%{condition}) {{{', '.join(graphs)}}}")
     assert name

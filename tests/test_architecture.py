@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compiler.rewrite": (*KNOWLEDGE, "compiler.analysis", "compiler.cost"),
     "compiler.frontend": KNOWLEDGE,
     "compiler.backend": KNOWLEDGE,
-    "compiler.verify": (*KNOWLEDGE, "compiler.backend.session"),  # models run as they will be deployed
+    "compiler.verify": (*KNOWLEDGE, "compiler.frontend", "compiler.backend"),  # it reads and writes what it checks
     "compiler.manager": (*KNOWLEDGE, "compiler.analysis", "compiler.cost", "compiler.rewrite", "passes"),
     "compiler": ("compiler", "targets"),
     "passes": (
@@ -47,10 +47,10 @@ imports the package ``passes`` to look through it, and no pass by name; ``tools`
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnx": ("compiler.frontend", "compiler.backend", "compiler.ir.schema", "compiler.verify", "tools"),
     "onnxruntime": ("compiler.verify.worker", "compiler.backend.session", "targets.kernels", "tools"),
-    "onnx_graphsurgeon": ("compiler.frontend.surgeon", "compiler.backend.surgeon", "tools"),
+    "onnx_graphsurgeon": ("compiler.frontend.surgeon", "compiler.backend.surgeon", "compiler.surgeon", "tools"),
     "networkx": ("compiler.analysis", "compiler.cost", "compiler.rewrite", "passes"),
     "typer": ("compiler.cli", "tools"),
-    "rich": ("compiler.cli", "tools"),
+    "rich": ("compiler.cli", "compiler.render", "tools"),
 }
 """Libraries, and the modules whose job they are; a name stands for all modules that begin with it."""
 

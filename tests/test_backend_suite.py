@@ -15,7 +15,7 @@ from tests.isolation import Child
 from tests.onnx_backend import VARIANTS, Variant, suite
 
 SUITE = suite()
-EVERY: dict[Variant, int] = {"plain": 1, "rest": 5, "all": 5}
+EVERY: dict[Variant, int] = {"plain": 1, "rest": 3, "all": 3}
 """Of each variant, the sample runs every n-th case: what fits into about four minutes on two cores."""
 
 

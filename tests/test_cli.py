@@ -1,4 +1,4 @@
-"""The command line: every flag does what it says, every error is what/where/why/do or JSON, exit codes mean something."""
+"""The command line: flags do what they say, errors are what/where/why/do or JSON, exit codes mean something."""
 
 from __future__ import annotations
 
@@ -302,6 +302,7 @@ def test_compile_selects_passes(model: Path, tmp_path: Path) -> None:
 
 def test_compile_places_weights(model: Path, tmp_path: Path) -> None:
     """Weights go beside the model or inside, as asked."""
+    onnx.save(small(width=1024), model)
     ampc("compile", model, "-o", tmp_path / "a.onnx", "--no-verify", "--external-data")
     ampc("compile", model, "-o", tmp_path / "b.onnx", "--no-verify", "--embed")
     assert (tmp_path / "a.onnx.data").exists()

@@ -130,7 +130,8 @@ def test_noise_that_the_original_makes_itself_is_forgiven(worker: Worker) -> Non
     """Where one ulp of the inputs moves the original as far, a difference counts as noise, and is told."""
     original = parse("c = Constant<value = float {10000.0}>() m = Mul(x, c) y = Sin(m)")
     regrouped = parse(
-        "c = Constant<value = float {3000.0}>() d = Constant<value = float {0.3}>() m = Mul(x, c) n = Div(m, d) y = Sin(n)"
+        "c = Constant<value = float {3000.0}>() d = Constant<value = float {0.3}>() "
+        "m = Mul(x, c) n = Div(m, d) y = Sin(n)"
     )
     certificate = check(worker, original, regrouped)
     assert certificate.verified, certificate.reason

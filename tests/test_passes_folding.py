@@ -256,9 +256,9 @@ def test_normalization_types(kind: str) -> None:
     assert ctx.rewrites == {"ConvBatchNormalization": 1}
     assert {c.data_type for c in after.graph.initializer} == {build.code}
     inputs = build.feeds((1, 4, 6, 6))
-    one, other = (ReferenceEvaluator(m).run(None, inputs)[0] for m in (before, after))
-    tolerance = 1e-12 if kind == "f64" else 0.1
-    np.testing.assert_allclose(other.astype(np.float64), one.astype(np.float64), atol=tolerance)
+    found: list[Any] = [ReferenceEvaluator(m).run(None, inputs) for m in (before, after)]
+    one, other = (np.asarray(results[0], np.float64) for results in found)
+    np.testing.assert_allclose(other, one, atol=1e-12 if kind == "f64" else 0.1)
 
 
 def test_single_rounding() -> None:

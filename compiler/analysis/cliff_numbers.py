@@ -12,6 +12,7 @@ from compiler.analysis.patterns import producer
 from compiler.ir.constant import Array, Constant
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Node
+from compiler.ir.schema import operator_names
 from compiler.ir.sidefile import is_missing
 from compiler.ir.types import TensorType, Type, dtype_of
 
@@ -95,14 +96,14 @@ def _contradicts(declared: Type, inferred: Type) -> bool:
     return any(isinstance(d, int) and isinstance(i, int) and d != i for d, i in pairs)
 
 
-_COMPUTES = frozenset(
-    "MatMul Gemm Conv ConvTranspose Add Sub Mul Div Pow Sqrt Exp Softmax LayerNormalization Relu Sigmoid Tanh Erf "
-    "ReduceMean ReduceSum LSTM GRU Einsum".split()
-)
+_COMPUTES = operator_names("""
+        MatMul Gemm Conv ConvTranspose Add Sub Mul Div Pow Sqrt Exp Softmax LayerNormalization Relu Sigmoid Tanh Erf
+        ReduceMean ReduceSum LSTM GRU Einsum
+""")
 
 
 @ENTRIES.at(
-    *sorted(_COMPUTES),
+    *_COMPUTES,
     name="arithmetic in f64",
     why="it moves twice the bytes and does half the operations of f32 at a time",
     do="export in f32, unless the model needs the precision",
@@ -112,12 +113,14 @@ def _double(node: Node, scene: Scene) -> str | None:
     return "" if node.output.dtype is DType.F64 and big else None
 
 
-def _is_narrower(node: Node | None) -> bool:
-    """True for a conversion between floating-point types."""
+def _converts_floats(node: Node | None) -> bool:
+    """True for a conversion between different floating-point types."""
     if node is None or not node.is_op("Cast"):
         return False
     source = node.input(0)
-    return source is not None and source.dtype.is_float and node.output.dtype.is_float
+    if source is None or source.dtype is node.output.dtype:
+        return False
+    return source.dtype.is_float and node.output.dtype.is_float
 
 
 @ENTRIES.at(
@@ -132,6 +135,6 @@ def _island(node: Node, scene: Scene) -> str | None:
     users = node.output.users()
     if not made or not users or node.output.is_output:
         return None
-    inside = all(_is_narrower(m) for m in made) and all(_is_narrower(u) for u in users)
+    inside = all(_converts_floats(m) for m in made) and all(_converts_floats(u) for u in users)
     outer = producer(made[0], 0) if made[0] is not None else None
     return f"in {node.output.dtype}" if inside and outer is not users[0] else None

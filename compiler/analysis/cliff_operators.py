@@ -10,7 +10,7 @@ from compiler.analysis.work import nodes_within
 from compiler.ir.dtype import DType
 from compiler.ir.facts import scalar_constant
 from compiler.ir.graph import Node
-from compiler.ir.schema import attribute
+from compiler.ir.schema import attribute, operator_names
 from compiler.ir.types import TensorType
 
 ENTRIES = Entries()
@@ -31,7 +31,7 @@ def _is_depthwise(node: Node) -> bool:
 @ENTRIES.at(
     "Conv",
     name="one-dimensional convolution",
-    why="it never takes the blocked layout; the same Conv2d of height 1 is 5 times faster when depthwise, 1.1 when dense",
+    why="it never takes the blocked layout; Conv2d of height 1 is 5 times faster when depthwise, 1.1 when dense",
     do="reshape to [N,C,1,W] around it, or let a newer exporter do so",
 )
 def _conv1d(node: Node, scene: Scene) -> str | None:
@@ -53,14 +53,14 @@ def _dynamic_weights(node: Node, scene: Scene) -> str | None:
     made = weights.node
     if made is not None and made.is_op("DequantizeLinear") and made.inputs[0] is not None and made.inputs[0].constant:
         source = producer(node, 0)
-        return None if source is not None and source.is_op("DequantizeLinear") else "dequantized for a float convolution"
+        return None if source is not None and source.is_op("DequantizeLinear") else "dequantized, for floats"
     return f"%{weights.name}"
 
 
 @ENTRIES.at(
     "Conv",
     name="convolution over dynamic dims",
-    why="batch or spatial dims that are not known keep ONNX Runtime from planning memory and, on ARM, from its fast layout",
+    why="unknown batch or spatial dims keep ONNX Runtime from planning memory and, on ARM, from fast layouts",
     do="fix the dims when exporting, or with SessionOptions.add_free_dimension_override_by_name",
 )
 def _dynamic_dims(node: Node, scene: Scene) -> str | None:
@@ -76,7 +76,7 @@ def _dynamic_dims(node: Node, scene: Scene) -> str | None:
 @ENTRIES.at(
     "Conv",
     name="channels that do not fit the blocked layout",
-    why="the blocked kernels take input channels in multiples of 4, and groups that are depthwise or as wide as a block",
+    why="blocked kernels take input channels in multiples of 4, and groups that are depthwise or as wide as a block",
     do="pad channels with zeros (1.2 times faster for 30 → 32); repeat the input of a depthwise multiplier (2.2 times)",
 )
 def _channels(node: Node, scene: Scene) -> str | None:
@@ -99,7 +99,7 @@ def _channels(node: Node, scene: Scene) -> str | None:
 @ENTRIES.at(
     "BatchNormalization",
     name="BatchNormalization that nothing absorbs",
-    why="without a Conv before it, it stays a kernel of one thread; on three dims it has been seen 20 times slower than on four",
+    why="without a Conv before it, it stays a kernel of one thread; on 3 dims it was 20 times slower than on 4",
     do="fold it into the layer before or after; reshape [N,C,L] to [N,C,L,1]",
 )
 def _batch_norm(node: Node, scene: Scene) -> str | None:
@@ -157,8 +157,8 @@ def _resize(node: Node, scene: Scene) -> str | None:
 @ENTRIES.at(
     "Softplus",
     name="Mish, or Softplus, by its definition",
-    why="Softplus is 40 times slower than Sigmoid; x·n/(n+2) with n = e·(e+2), e = exp(min(x, 20)) is 12 times faster than Mish",
-    do="write Mish in that form",
+    why="Softplus is 40 times slower than Sigmoid, and Mish is made of it",
+    do="write Mish as x·n/(n+2) with n = e·(e+2), e = exp(min(x, 20)): 12 times faster",
 )
 def _softplus(node: Node, scene: Scene) -> str | None:
     return "Mish" if tail_of(node) == ["Tanh", "Mul"] else ""
@@ -177,7 +177,7 @@ def _erf_gelu(node: Node, scene: Scene) -> str | None:
 @ENTRIES.at(
     "Div",
     name="LayerNormalization in a form that ONNX Runtime does not recognize",
-    why="squared by Mul, or without scale and bias, it stays a chain of nodes; one LayerNormalization is 1.3 to 1.8 times faster",
+    why="squared by Mul, or without scale and bias, it stays a chain of nodes; one operator is 1.3 to 1.8 times faster",
     do="export with opset 17, where LayerNormalization is one operator",
 )
 def _layer_norm(node: Node, scene: Scene) -> str | None:
@@ -210,7 +210,9 @@ def _scatter(node: Node, scene: Scene) -> str | None:
 
 
 @ENTRIES.at(
-    *"InstanceNormalization Slice Pad Tile Trilu CumSum OneHot ReverseSequence NonZero LpNormalization DFT".split(),
+    *operator_names(
+        "InstanceNormalization Slice Pad Tile Trilu CumSum OneHot ReverseSequence NonZero DFT LpNormalization"
+    ),
     name="kernel of one thread on a large tensor",
     why="these kernels use one thread however many there are",
     do="do it to a smaller tensor: earlier, later, or folded into a neighbour",
@@ -244,17 +246,14 @@ def _conv_integer(node: Node, scene: Scene) -> str | None:
     return ""
 
 
-_SIGNED_AT = {"MatMulInteger": 0, "ConvInteger": 0, "QLinearConv": 0, "QLinearMatMul": 0, "QGemm": 0, "DequantizeLinear": 0}
-
-
 @ENTRIES.at(
-    *_SIGNED_AT,
+    *operator_names("MatMulInteger ConvInteger QLinearConv QLinearMatMul QGemm DequantizeLinear"),
     name="signed 8-bit activations on x86",
     why="x86 multiplies unsigned by signed; signed by signed is scalar code there, 5 to 17 times slower than f32",
     do="quantize activations to u8 (weights stay s8)",
 )
 def _signed(node: Node, scene: Scene) -> str | None:
-    value = node.input(_SIGNED_AT[node.op])
+    value = node.input(0)
     if value is None or value.constant is not None or value.dtype is not DType.I8:
         return None
     return f"%{value.name}" if scene.on_cpu and scene.on_x86 else None

@@ -1,7 +1,7 @@
 """Count what ONNX Runtime does by itself when it loads the model, so that nobody expects a gain from doing it first.
 
-Each entry counts the places where the pattern of one built-in optimization begins, by looking a few nodes around: cheap,
-and near enough for a report.  Level 1 runs for every execution provider, levels 2 and 3 only for nodes that ONNX
+Each entry counts the places where the pattern of one built-in optimization begins, by looking a few nodes around:
+cheap, and near enough for a report.  Level 1 runs for every execution provider, levels 2 and 3 only for nodes that ONNX
 Runtime's own kernels run: providers that compile whole subgraphs see the model after level 1.
 
 Source: ``core/optimizer/graph_transformer_utils.cc`` of ONNX Runtime 1.31, and dumps of what it made of probe models.
@@ -23,7 +23,7 @@ from compiler.analysis.patterns import (
     tail_of,
 )
 from compiler.ir.graph import Model, Node
-from compiler.ir.schema import is_pure
+from compiler.ir.schema import is_pure, operator_names
 from compiler.ir.types import TensorType
 
 OWN_KERNELS = ("CPUExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider", "WebGpuExecutionProvider")
@@ -165,10 +165,10 @@ def _transposes(node: Node) -> bool:
     return (made is not None and made.is_op("Transpose")) or (user is not None and user.op in _PUSHED_THROUGH)
 
 
-_PUSHED_THROUGH = frozenset(
-    "Add Sub Mul Div Relu Sigmoid Tanh Clip Concat Split Pad Softmax Slice Gather Squeeze Unsqueeze Cast Erf Sqrt "
-    "LeakyRelu QuantizeLinear DequantizeLinear ReduceMean ReduceSum ReduceMax Transpose Reshape Where".split()
-)
+_PUSHED_THROUGH = operator_names("""
+        Add Sub Mul Div Relu Sigmoid Tanh Clip Concat Split Pad Softmax Slice Gather Squeeze Unsqueeze Cast Erf Sqrt
+        LeakyRelu QuantizeLinear DequantizeLinear ReduceMean ReduceSum ReduceMax Transpose Reshape Where
+""")
 
 
 # Levels 2 and 3 ----------------------------------------------------------------------------------

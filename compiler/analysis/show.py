@@ -106,7 +106,8 @@ def _work(found: Analysis) -> Section:
         notes.append(f"{work.unknown} nodes left out: their types are unknown, or they are opaque")
     if found.census.nested:
         notes.append("nodes of nested graphs count once, whatever the number of iterations")
-    return Section("Work", ("family", ">nodes", ">operations", ">moved", ">time"), tuple(rows) if work.families else (), tuple(notes))
+    headings = ("family", ">nodes", ">operations", ">moved", ">time")
+    return Section("Work", headings, tuple(rows) if work.families else (), tuple(notes))
 
 
 def _anyway(found: Analysis) -> Section:

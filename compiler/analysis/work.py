@@ -174,8 +174,8 @@ class _Peaks:
 _FREE = operator_names("Identity Reshape Squeeze Unsqueeze Flatten Shape Size Constant Dropout SequenceConstruct")
 _MOVES = operator_names("""
         Transpose Concat Slice Split Gather GatherElements GatherND Scatter ScatterElements ScatterND Pad Tile Expand
-        DepthToSpace SpaceToDepth ReverseSequence Trilu OneHot Compress NonZero Range ConstantOfShape EyeLike Unique TopK
-        TensorScatter Col2Im ReorderInput ReorderOutput
+        DepthToSpace SpaceToDepth ReverseSequence Trilu OneHot Compress NonZero Range ConstantOfShape EyeLike Unique
+        TopK TensorScatter Col2Im ReorderInput ReorderOutput
 """)
 _PRODUCTS = operator_names("""
         MatMul Gemm FusedMatMul FusedGemm TransposeMatMul MatMulInteger MatMulIntegerToFloat QLinearMatMul QGemm
@@ -188,8 +188,8 @@ _RECURRENT = operator_names("LSTM GRU RNN DynamicQuantizeLSTM")
 _ATTENTION = operator_names("Attention MultiHeadAttention GroupQueryAttention QAttention")
 _NORMS = operator_names("""
         LayerNormalization SkipLayerNormalization SimplifiedLayerNormalization SkipSimplifiedLayerNormalization
-        RMSNormalization InstanceNormalization GroupNormalization BatchNormalization LpNormalization LRN Softmax LogSoftmax
-        MeanVarianceNormalization
+        RMSNormalization InstanceNormalization GroupNormalization BatchNormalization LpNormalization LRN Softmax
+        LogSoftmax MeanVarianceNormalization
 """)
 _POOLS = operator_names("MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool")
 _CONVERSIONS = operator_names("Cast CastLike QuantizeLinear DequantizeLinear DynamicQuantizeLinear BitCast")

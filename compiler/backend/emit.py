@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.backend.lower import Form, Plan, plan
 from compiler.errors import UnsupportedError
 from compiler.ir.constant import Constant
-from compiler.ir.dims import Dim, Expr, is_fresh
+from compiler.ir.dims import Dim, is_fresh
 from compiler.ir.dtype import DType
 from compiler.ir.garbage import collection_paused
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
@@ -133,7 +133,8 @@ class _Emitter:
         source = graph.extra
         proto.name = graph.name
         if source is not None:
-            proto.doc_string = source.doc_string
+            if source.HasField("doc_string"):
+                proto.doc_string = source.doc_string
             proto.quantization_annotation.extend(source.quantization_annotation)
             proto.metadata_props.extend(source.metadata_props)
         for value in graph.inputs:
@@ -310,5 +311,5 @@ def _write_shape(shape: tuple[Dim, ...], proto: Any) -> None:
         d = proto.dim.add()
         if isinstance(dim, int):
             d.dim_value = dim
-        elif isinstance(dim, Expr) and not is_fresh(dim) and dim.is_symbol:
-            d.dim_param = dim.terms[0][0][0][0]  # type: ignore[assignment]  # a symbol's only atom is its name
+        elif not is_fresh(dim) and dim.is_symbol:
+            d.dim_param = dim.terms[0][0][0][0]  # a symbol's only atom is its name

@@ -127,7 +127,7 @@ class Copier:
             edit.attach(new, self.node(node))
         read.update(dict.fromkeys(old.constants))
         for v in read:
-            if v.constant is not None and v.graph is old:
+            if v.constant is not None and (v in old.constants or v.graph is old):
                 copy = self.value(v)
                 copy.graph = new
                 new.constants[copy] = None

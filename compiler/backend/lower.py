@@ -133,7 +133,9 @@ def _ints(value: Value | None) -> tuple[int, ...] | None:
     return None if array is None or array.dtype.kind not in "iu" else tuple(array.reshape(-1).tolist())
 
 
-def _as_attributes(node: Node, moves: dict[str, int], *, scalars: Sequence[str] = (), drop: Sequence[str] = ()) -> Form | None:
+def _as_attributes(
+    node: Node, moves: dict[str, int], *, scalars: Sequence[str] = (), drop: Sequence[str] = ()
+) -> Form | None:
     """Write constant inputs as attributes again; all inputs behind the first must be among ``moves``."""
     attributes = {k: v for k, v in node.attributes.items() if k not in drop}
     for name, index in moves.items():
@@ -216,7 +218,7 @@ def _float(value: Value | None) -> float | None:
     if array is None or array.size != 1:
         return None
     element = float(array.reshape(-1)[0])
-    return element if element != element or float(np.float32(element)) == element else None
+    return element if math.isnan(element) or float(np.float32(element)) == element else None
 
 
 def _clip(node: Node, version: int) -> Form | None:

@@ -91,21 +91,28 @@ def leave_in_files(model: Any, table: PayloadTable, places: Places, *, folder: P
     locations are relative to, ``None`` when nothing is external.
     """
     used = False
+    stubs = []
     for tensor in tensors(model):
-        if tensor.data_location == tensor.EXTERNAL and folder is not None:
-            _refer_anew(tensor, folder)
-            used = True
-    for tensor in model.graph.initializer:
-        payload = table.payload(tensor)
-        place = places.find(payload) if payload is not None and payload.nbytes >= _WORTH else None
-        if payload is not None and place is not None:
-            _refer(tensor, place, payload.nbytes)
-            used = True
-    for tensor in tensors(model):
+        if tensor.data_location == tensor.EXTERNAL:
+            used |= folder is not None and _refer_anew(tensor, folder)
+        elif table.payload(tensor) is not None:
+            stubs.append(tensor)
+    if stubs:
+        used |= sum(_refer_to_place(tensor, table, places) for tensor in model.graph.initializer) > 0
+    for tensor in stubs:
         payload = table.payload(tensor)
         if payload is not None:
             tensor.raw_data = bytes(payload)
     return _root() if used else None
+
+
+def _refer_to_place(tensor: Any, table: PayloadTable, places: Places) -> bool:
+    payload = table.payload(tensor)
+    place = places.find(payload) if payload is not None and payload.nbytes >= _WORTH else None
+    if payload is None or place is None:
+        return False
+    _refer(tensor, place, payload.nbytes)
+    return True
 
 
 def _root() -> Path:
@@ -124,9 +131,10 @@ def _refer(tensor: Any, place: Place, length: int) -> None:
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _refer_anew(tensor: Any, folder: Path) -> None:
+def _refer_anew(tensor: Any, folder: Path) -> bool:
     """Make a location that is relative to the model's folder relative to the root."""
     for entry in tensor.external_data:
         if entry.key == "location":
             whole = Path(os.path.normpath(folder.resolve() / entry.value))
             entry.value = whole.relative_to(whole.anchor).as_posix()
+    return True

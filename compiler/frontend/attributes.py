@@ -63,7 +63,7 @@ def code_of(a: AttributeProto, place: Place) -> int:
 
 def _is_filled(a: AttributeProto, name: str) -> bool:
     if a.DESCRIPTOR.fields_by_name[name].has_presence:
-        return bool(a.HasField(name))  # type: ignore[arg-type]  # the names of KINDS are fields
+        return bool(a.HasField(name))
     return len(getattr(a, name)) > 0
 
 

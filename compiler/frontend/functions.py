@@ -124,9 +124,7 @@ class FunctionTable:
         values.update({a.name: a for a in bound(call, frame.bindings, place)})
         return values
 
-    def _bind_outputs(
-        self, function: FunctionProto, call: NodeProto, frame: Frame, inner: Frame, place: Place
-    ) -> None:
+    def _bind_outputs(self, function: FunctionProto, call: NodeProto, frame: Frame, inner: Frame, place: Place) -> None:
         for formal, actual in zip(function.output, call.output, strict=False):
             if not actual:
                 continue

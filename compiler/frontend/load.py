@@ -219,9 +219,7 @@ class _Loader:
         graph, scope = frame.graph, frame.scope
         value = scope.names.get(info.name)
         if value is None and scope.parent is not None and scope.sees(info.name):
-            raise UnsupportedError(
-                f"output {info.name!r} of a nested graph belongs to an enclosing graph", where=where
-            )
+            raise UnsupportedError(f"output {info.name!r} of a nested graph belongs to an enclosing graph", where=where)
         if value is None or value.graph is not graph:
             raise ModelError(
                 f"graph output {info.name!r} is produced by nothing",
@@ -270,9 +268,7 @@ class _Loader:
         kept.metadata_props.extend(proto.metadata_props)
         return kept
 
-    def _is_constant(
-        self, frame: Frame, proto: NodeProto, attributes: list[AttributeProto], place: Place
-    ) -> bool:
+    def _is_constant(self, frame: Frame, proto: NodeProto, attributes: list[AttributeProto], place: Place) -> bool:
         """Define the constant that a ``Constant`` node makes; false when it must stay a node."""
         if len(attributes) != 1 or len(proto.output) != 1 or not proto.output[0]:
             return False
@@ -305,9 +301,7 @@ class _Loader:
         if not name:
             return Value("")
         if name in frame.scope.names:
-            raise ModelError(
-                f"{name!r} is defined twice", where=str(place), hint="every value needs a name of its own"
-            )
+            raise ModelError(f"{name!r} is defined twice", where=str(place), hint="every value needs a name of its own")
         value = self.value(frame, name)
         value.graph = frame.graph
         frame.scope.names[name] = value
@@ -330,9 +324,7 @@ class _Loader:
 
     def _nested(self, proto: GraphProto, owner: Node, frame: Frame) -> Graph:
         if frame.prefix and owner.domain:
-            raise UnsupportedError(
-                f"{owner.op} with a nested graph inside a function", where=f"node {owner.name!r}"
-            )
+            raise UnsupportedError(f"{owner.op} with a nested graph inside a function", where=f"node {owner.name!r}")
         graph = edit.new_graph(proto.name, self.result, owner)
         self.fill(graph, proto, frame.scope, frame.opsets, prefix=frame.prefix, bindings=frame.bindings)
         return graph

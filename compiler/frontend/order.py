@@ -35,9 +35,7 @@ def in_order(nodes: Sequence[NodeProto], makes: Mapping[str, int], where: str) -
     return [nodes[i] for i in _sorted(nodes, reads, makes, where)]
 
 
-def _sorted(
-    nodes: Sequence[NodeProto], reads: list[list[str]], makes: Mapping[str, int], where: str
-) -> list[int]:
+def _sorted(nodes: Sequence[NodeProto], reads: list[list[str]], makes: Mapping[str, int], where: str) -> list[int]:
     waits = [0] * len(nodes)
     readers: list[list[int]] = [[] for _ in nodes]
     for i, names in enumerate(reads):
@@ -76,9 +74,7 @@ def reads_of(node: NodeProto, depth: int = 0) -> list[str]:
 
 def _free(graph: GraphProto, depth: int) -> list[str]:
     if depth > DEEPEST:
-        raise ModelError(
-            f"graphs are nested more than {DEEPEST} levels deep", why="no runtime can read such a model"
-        )
+        raise ModelError(f"graphs are nested more than {DEEPEST} levels deep", why="no runtime can read such a model")
     bound = {i.name for i in graph.input}
     bound.update(i.name for i in graph.initializer)
     bound.update(i.values.name for i in graph.sparse_initializer)

@@ -31,7 +31,7 @@ class Scope:
         self.names: dict[str, Value | None] = {}
         self.own = frozenset(own)
         self.parent = parent
-        self.depth = parent.depth + 1 if parent is not None else 0
+        self.depth: int = parent.depth + 1 if parent is not None else 0
         if self.depth > DEEPEST:
             raise ModelError(
                 f"graphs are nested more than {DEEPEST} levels deep", why="no runtime can read such a model"

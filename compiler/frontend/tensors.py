@@ -109,7 +109,9 @@ class TensorReader:
         buffer = self._buffer(tensor, where)
         if buffer is not None:
             if dtype is DType.STRING or len(buffer) != expected:
-                raise _mismatch(tensor, where, f"{len(buffer)} bytes of data, {expected} expected for {dtype}{list(dims)}")
+                raise _mismatch(
+                    tensor, where, f"{len(buffer)} bytes of data, {expected} expected for {dtype}{list(dims)}"
+                )
             return Constant(dtype, dims, buffer=buffer)
         if tensor.HasField("raw_data") and dtype is not DType.STRING:
             return self._raw(tensor, dtype, dims, expected or 0, where)

@@ -24,7 +24,8 @@ class Journal:
 
     ``inserted``, ``erased`` and ``modified`` are nodes in the order in which they were touched; a node that only reads
     a replacement is not modified.  ``inputs_before`` are the operands that an older node had before any change, and
-    ``replaced`` are pairs (old value, value that took its uses).
+    ``replaced`` are pairs (old value, value that took its uses).  ``constants_before`` is the order of a graph's
+    constants before the first of them went.
     """
 
     undo: list[Callable[[], None]] = field(default_factory=list)
@@ -35,6 +36,7 @@ class Journal:
     attributes_before: dict[Node, dict[str, Attr]] = field(default_factory=dict)
     replaced: list[tuple[Value, Value]] = field(default_factory=list)
     outputs_before: dict[Graph, list[Value]] = field(default_factory=dict)
+    constants_before: dict[Graph, dict[Value, None]] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -45,6 +47,8 @@ class Journal:
         """Undo every step, newest first."""
         while self.undo:
             self.undo.pop()()
+        for graph, order in self.constants_before.items():
+            graph.constants = {value: None for value in order if value in graph.constants}
 
 
 def begin(model: Model) -> Journal:
@@ -167,7 +171,6 @@ def erase(node: Node) -> None:
         return
     if node in journal.inserted:
         del journal.inserted[node]
-
 
         def restore() -> None:
             journal.inserted[node] = None
@@ -331,8 +334,14 @@ def erase_constant(value: Value) -> None:
     graph = value.graph
     assert graph is not None
     assert not value.is_used, f"erasing the constant {value!r} which is in use"
+    _remember_constants(graph)
     del graph.constants[value]
     _record(graph.model, lambda: graph.constants.__setitem__(value, None))
+
+
+def _remember_constants(graph: Graph) -> None:
+    if (journal := graph.model.journal) is not None and graph not in journal.constants_before:
+        journal.constants_before[graph] = dict(graph.constants)
 
 
 def replace(old: Value, new: Value) -> None:
@@ -378,9 +387,7 @@ def _returnable(graph: Graph, old: Value, new: Value) -> Value:
     if graph is old.graph and not _must_keep_name(new, graph):
         return new
     version = latest_version(graph.model)
-    return add_node(
-        graph, "Identity", [new], [new.type], names=[old.name], version=version, loc=_origin(old)
-    ).output
+    return add_node(graph, "Identity", [new], [new.type], names=[old.name], version=version, loc=_origin(old)).output
 
 
 def _set_declared(value: Value, declared: object) -> None:
@@ -455,6 +462,7 @@ def transfer_constant(value: Value, graph: Graph) -> None:
     """Move a constant, with its name and uses, into another graph."""
     source = value.graph
     assert source is not None
+    _remember_constants(source)
     _move_constant(value, graph)
     _record(graph.model, lambda: _move_constant(value, source))
 

@@ -1,8 +1,9 @@
 """Evaluation of operators on constants, bit for bit as ONNX Runtime does it, in this process.
 
-Only what can be had exactly: data movement, integers and booleans with C semantics, and float32 and float64 operations
-that IEEE 754 defines to the last bit.  Everything else (float16, transcendental functions, reductions of floats)
-is for ONNX Runtime's own kernels, in a child process.  ``None`` always means: not ours to evaluate.
+Only what can be had exactly: data movement, integers and booleans with C semantics, and float32 and float64
+operations that IEEE 754 defines to the last bit.  Everything else (float16, transcendental functions,
+reductions of floats) is for ONNX Runtime's own kernels, in a child process.  ``None`` always means: not ours
+to evaluate.
 
 No result is computed before its size is known and within ``limit``.  What ONNX Runtime rejects is refused
 (indices out of range, division by zero), so that a model that fails keeps failing.
@@ -32,7 +33,8 @@ _REFUSALS = (ArithmeticError, IndexError, TypeError, ValueError)  # ``Refusal`` 
 def evaluate(node: Node, arrays: Sequence[Array | None], *, limit: int = LIMIT) -> list[Array] | None:
     """Return the outputs of a node for its operands, ``None`` when they are not ours to compute.
 
-    ``arrays`` are the operands in order, ``None`` where one is missing.  No result is larger than ``limit`` bytes.
+    ``arrays`` are the operands in order, ``None`` where one is missing.  No result is larger than ``limit``
+    bytes.
     """
     found = None if node.domain else EVALUATIONS.get(node.op)
     if found is None or any(a is not None and a.dtype.kind in "OSU" for a in arrays):
@@ -78,15 +80,11 @@ def _unique_bytes(node: Node) -> int | None:
 
 def _range_bytes(node: Node) -> int | None:
     bounds = [None if v is None else v.array() for v in node.inputs]
-    numbers = [
-        float(b.reshape(-1)[0]) for b in bounds if b is not None and b.size == 1 and b.dtype.kind in "iuf"
-    ]
+    numbers = [float(b.reshape(-1)[0]) for b in bounds if b is not None and b.size == 1 and b.dtype.kind in "iuf"]
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)) or numbers[2] == 0:
         return None
     length = (numbers[1] - numbers[0]) / numbers[2]
-    return (
-        _static_bytes(node.outputs[0].dtype, max(math.ceil(length), 0) + 1) if math.isfinite(length) else None
-    )
+    return _static_bytes(node.outputs[0].dtype, max(math.ceil(length), 0) + 1) if math.isfinite(length) else None
 
 
 _BOUNDS: dict[str, Callable[[Node], int | None]] = {
@@ -186,11 +184,7 @@ def _not(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
 def _unary(function: Callable[[Array], Array], *, integers: bool) -> Evaluation:
     def run(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
         data = operand(arrays, 0)
-        if (
-            not _is_exact(data, floats=True)
-            or (data.dtype.kind != "f" and not integers)
-            or data.nbytes > limit
-        ):
+        if not _is_exact(data, floats=True) or (data.dtype.kind != "f" and not integers) or data.nbytes > limit:
             raise Refusal("not exact")
         return [function(data)]
 

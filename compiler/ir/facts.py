@@ -49,9 +49,7 @@ def known_contents(value: Value | None) -> Contents | None:
 
 
 def _is_integral(array: np.ndarray[Any, Any], limit: int) -> bool:
-    return bool(
-        np.all(np.isfinite(array)) and np.all(np.abs(array) <= limit) and np.all(array == np.trunc(array))
-    )
+    return bool(np.all(np.isfinite(array)) and np.all(np.abs(array) <= limit) and np.all(array == np.trunc(array)))
 
 
 def known_ints(value: Value | None) -> tuple[int, ...] | None:
@@ -159,9 +157,7 @@ def nonnegative(value: Value, *, depth: int = 4) -> bool:
     if node.op == "Mul" and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]:
         return True
     if node.op in ("Mul", "Add", "Max", "Concat"):
-        return len(node.inputs) <= 4 and all(
-            i is not None and nonnegative(i, depth=depth - 1) for i in node.inputs
-        )
+        return len(node.inputs) <= 4 and all(i is not None and nonnegative(i, depth=depth - 1) for i in node.inputs)
     if node.op not in _SIGN_KEEPING_OPS or not node.inputs or node.inputs[0] is None:
         return False
     return nonnegative(node.inputs[0], depth=depth - 1)

@@ -113,6 +113,10 @@ def is_exceptional(node: Node) -> bool:
     return node.op in _EXCEPTIONAL
 
 
+def _is_withdrawn_resize(node: Node) -> bool:
+    return node.op == "Resize" and node.attr("coordinate_transformation_mode") == "tf_half_pixel_for_nn"
+
+
 def keeps_form(node: Node, old: int, new: int) -> bool:
     """True when the node, written for version ``old``, means the same in the later version ``new``."""
     attributes, inputs, outputs = parts(node)
@@ -126,6 +130,6 @@ def keeps_form(node: Node, old: int, new: int) -> bool:
         return True
     if node.op == "GridSample" and "mode" not in attributes:
         return True
-    if node.op == "Resize" and node.attr("coordinate_transformation_mode") == "tf_half_pixel_for_nn" and old < 13 <= new:
+    if _is_withdrawn_resize(node) and old < 13 <= new:
         return False
     return same_form(node.op, old, new, attributes, inputs, outputs)

@@ -126,7 +126,7 @@ class _Run:
             types = infer_by_standard(node, self.scope) if found is None else found(node, self.scope)
         except _TROUBLE:
             types = UNKNOWN
-        self.set_outputs(node, [types] if not isinstance(types, list | tuple) else types)
+        self.set_outputs(node, types if isinstance(types, Sequence) else [types])
 
     def set_outputs(self, node: Node, types: Sequence[Type]) -> None:
         """Write the types of a node's outputs, and the contents that follow."""
@@ -283,11 +283,7 @@ def _with_old_symbols(new: Type, old: Type, mark: int) -> Type:
 
 def _widen(type_: Type, produced: Type, mark: int, scope: Scope) -> Type:
     """Return a type that contains both, keeping the symbols that stand for dims that change anyway."""
-    if (
-        isinstance(type_, TensorType)
-        and isinstance(produced, TensorType)
-        and len(type_.shape) == len(produced.shape)
-    ):
+    if isinstance(type_, TensorType) and isinstance(produced, TensorType) and len(type_.shape) == len(produced.shape):
         pairs = zip(type_.shape, produced.shape, strict=True)
         dims = tuple(t if t == p or (is_fresh(t) and _is_new(t, mark)) else scope.fresh() for t, p in pairs)
         return TensorType(type_.dtype if type_.dtype is produced.dtype else DType.UNKNOWN, dims)

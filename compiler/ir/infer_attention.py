@@ -53,9 +53,7 @@ def attention(node: Node, scope: Scope) -> Types:
     if past is not None and len(past) == 4:
         total = past[2] + new_length
     batch = query[0]
-    output: Shape = (
-        (batch, length, heads * value_size) if len(query) == 3 else (batch, heads, length, value_size)
-    )
+    output: Shape = (batch, length, heads * value_size) if len(query) == 3 else (batch, heads, length, value_size)
     return [
         tensor(dtype, output),
         tensor(cache, (batch, key_heads, total, key_size)),

@@ -201,7 +201,12 @@ def _reduce(node: Node, index: int) -> Contents | None:
         return None
     if not axes and integer(node, "noop_with_empty_axes", 0):
         return data
-    return _REDUCERS[node.op](data) if data else None
+    return _REDUCERS[node.op](data) if data and _is_small(data, node.outputs[0].dtype) else None
+
+
+def _is_small(data: Contents, dtype: DType) -> bool:
+    """True when no sum or product leaves what ONNX Runtime, which reduces in floating point, holds exactly."""
+    return math.prod(1 + abs(d) for d in data if isinstance(d, int)) < (1 << (24 if dtype is DType.I32 else 53))
 
 
 def _sum(terms: Contents) -> Contents | None:
@@ -241,9 +246,7 @@ def _elements(node: Node) -> list[Contents] | None:
         return None
     count = max(map(len, known))
     return (
-        [k * count if len(k) == 1 else k for k in known]
-        if count and all(len(k) in (1, count) for k in known)
-        else None
+        [k * count if len(k) == 1 else k for k in known] if count and all(len(k) in (1, count) for k in known) else None
     )
 
 

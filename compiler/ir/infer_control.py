@@ -64,9 +64,7 @@ def is_well_formed(node: Node) -> bool:
     scans = node.attr("num_scan_inputs")
     new = node.version == 0 or node.version >= 9
     fits = len(body.inputs) == len(node.inputs) and len(body.outputs) == len(node.outputs)
-    return (
-        new and fits and isinstance(scans, int) and 0 < scans <= len(node.inputs) <= len(node.outputs) + scans
-    )
+    return new and fits and isinstance(scans, int) and 0 < scans <= len(node.inputs) <= len(node.outputs) + scans
 
 
 def _if(run: Run, node: Node) -> Job:
@@ -122,11 +120,7 @@ def _goes_on(body: Graph) -> bool:
     condition = body.outputs[0]
     if known_contents(condition) == (1,):
         return True
-    while (
-        condition.node is not None
-        and condition.node.is_op("Identity")
-        and condition.node.inputs[0] is not None
-    ):
+    while condition.node is not None and condition.node.is_op("Identity") and condition.node.inputs[0] is not None:
         condition = condition.node.inputs[0]
     return condition is body.inputs[1]
 
@@ -145,11 +139,7 @@ def _result(carried: Type, entry: Type, scope: Scope) -> Type:
     """Return the type of a carried value after the loop: dims that did not change are still those on entry."""
     if carried == entry:
         return entry
-    if (
-        isinstance(carried, TensorType)
-        and isinstance(entry, TensorType)
-        and len(carried.shape) == len(entry.shape)
-    ):
+    if isinstance(carried, TensorType) and isinstance(entry, TensorType) and len(carried.shape) == len(entry.shape):
         pairs = zip(carried.shape, entry.shape, strict=True)
         return TensorType(carried.dtype, tuple(c if c == e else scope.fresh() for c, e in pairs))
     return _outside(carried, scope)

@@ -45,9 +45,7 @@ def same_type(node: Node, scope: Scope) -> Types:
     return operand(node, 0).type
 
 
-_NOT_UNARY = frozenset(
-    {"IsAllFinite", "GemmaRotaryEmbedding", "RMSNormRotary", "ComplexMul", "ComplexMulConj"}
-)
+_NOT_UNARY = frozenset({"IsAllFinite", "GemmaRotaryEmbedding", "RMSNormRotary", "ComplexMul", "ComplexMulConj"})
 
 
 @rule(*(op for op in MICROSOFT_SAME_TYPE if op not in _NOT_UNARY), domain=MICROSOFT)

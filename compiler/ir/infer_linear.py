@@ -42,9 +42,7 @@ def matmul_shape(left: Shape | None, right: Shape | None, scope: Scope) -> Shape
 @rule("MatMul")
 def matmul(node: Node, scope: Scope) -> Types:
     """Multiply matrices, broadcasting the batch dims."""
-    return tensor(
-        first_dtype(node, 0, 1), matmul_shape(operand(node, 0).shape, operand(node, 1).shape, scope)
-    )
+    return tensor(first_dtype(node, 0, 1), matmul_shape(operand(node, 0).shape, operand(node, 1).shape, scope))
 
 
 @rule("MatMulInteger")
@@ -78,9 +76,7 @@ def fused_matmul(node: Node, scope: Scope) -> Types:
     dtype = first_dtype(node, 0, 1)
     if integer(node, "transBatchA", 0) or integer(node, "transBatchB", 0):
         rank = max(len(operand(node, i).shape or ()) for i in (0, 1))
-        return tensor(
-            dtype, scope.fresh_shape(rank) if operand(node, 0).shape and operand(node, 1).shape else None
-        )
+        return tensor(dtype, scope.fresh_shape(rank) if operand(node, 0).shape and operand(node, 1).shape else None)
     left = _swapped(operand(node, 0).shape, integer(node, "transA", 0))
     right = _swapped(operand(node, 1).shape, integer(node, "transB", 0))
     return tensor(dtype, matmul_shape(left, right, scope))

@@ -1,5 +1,4 @@
-"""Inference for operators that move data without computing: reshapes, transposes, slices, gathers,
-padding."""
+"""Inference for operators that move data without computing: reshapes, transposes, slices, gathers, padding."""
 
 from __future__ import annotations
 

@@ -60,9 +60,7 @@ def reduce_sum_integer(node: Node, scope: Scope) -> Types:
     shape = shape_of(node, 0)
     axes = integers(node, "axes")
     known = shape is not None and axes is not None
-    return tensor(
-        DType.I32, _reduced(shape or (), axes or (), integer(node, "keepdims", 1) != 0) if known else None
-    )
+    return tensor(DType.I32, _reduced(shape or (), axes or (), integer(node, "keepdims", 1) != 0) if known else None)
 
 
 @rule("ArgMax", "ArgMin")
@@ -102,7 +100,7 @@ def one_hot(node: Node, scope: Scope) -> Types:
 def non_zero(node: Node, scope: Scope) -> Types:
     """Give an index for each axis (one for a scalar) of each element that is not zero."""
     rank = operand(node, 0).rank
-    return TensorType(DType.I64, (scope.fresh() if not rank else rank, scope.fresh()))
+    return TensorType(DType.I64, (rank or scope.fresh(), scope.fresh()))
 
 
 @rule("Compress")

@@ -96,7 +96,7 @@ class Scope:
 
     def broadcast_dim(self, left: Dim, right: Dim) -> Dim:
         """Return the dim that two dims broadcast to; raises ``Contradiction``."""
-        if left == right or right == 1:
+        if right in (left, 1):
             return left
         if left == 1:
             return right

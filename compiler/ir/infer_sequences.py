@@ -40,15 +40,9 @@ def join(left: Type, right: Type, scope: Scope) -> Type:
     if not isinstance(left, TensorType | UnrankedType) or not isinstance(right, TensorType | UnrankedType):
         return UNKNOWN
     dtype = left.dtype if left.dtype is right.dtype else DType.UNKNOWN
-    if (
-        isinstance(left, UnrankedType)
-        or isinstance(right, UnrankedType)
-        or len(left.shape) != len(right.shape)
-    ):
+    if isinstance(left, UnrankedType) or isinstance(right, UnrankedType) or len(left.shape) != len(right.shape):
         return UnrankedType(dtype)
-    return TensorType(
-        dtype, tuple(_join_dim(a, b, scope) for a, b in zip(left.shape, right.shape, strict=True))
-    )
+    return TensorType(dtype, tuple(_join_dim(a, b, scope) for a, b in zip(left.shape, right.shape, strict=True)))
 
 
 def _join_dim(left: Dim, right: Dim, scope: Scope) -> Dim:

@@ -1,5 +1,4 @@
-"""Inference for operators that put tensors together and take them apart: concatenation, splits, slices,
-gathers."""
+"""Inference for operators that put tensors together and take them apart: concatenation, splits, slices, gathers."""
 
 from __future__ import annotations
 
@@ -35,9 +34,7 @@ _FAR = 1 << 31
 @rule("Concat")
 def concat(node: Node, scope: Scope) -> Types:
     """Add up the dims of the axis; the other dims are equal in all inputs that have elements."""
-    dtype = next(
-        (i.dtype for i in node.inputs if i is not None and i.dtype is not DType.UNKNOWN), DType.UNKNOWN
-    )
+    dtype = next((i.dtype for i in node.inputs if i is not None and i.dtype is not DType.UNKNOWN), DType.UNKNOWN)
     shapes = [operand(node, i).shape for i in range(len(node.inputs))]
     known = [s for s in shapes if s is not None]
     if not known or any(len(s) != len(known[0]) for s in known):
@@ -138,9 +135,7 @@ def _slice_length(dim: Dim, start: Dim, end: Dim, step: Dim) -> Dim | None:
     high = dim if isinstance(end, int) and end >= _FAR else _from_front(end, dim)
     if low is None or high is None:
         return None
-    length = (
-        smallest(high, dim) - low
-    )  # a start beyond the axis needs no clamping: the length is negative then
+    length = smallest(high, dim) - low  # a start beyond the axis needs no clamping: the length is negative then
     return ceil_div(length if nonnegative_dim(length) else maximum(length, 0), step)
 
 

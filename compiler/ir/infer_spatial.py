@@ -285,9 +285,7 @@ def roi_align(node: Node, scope: Scope) -> Types:
     data, regions = shape_of(node, 0), shape_of(node, 2)
     height, width = integer(node, "output_height", 1), integer(node, "output_width", 1)
     count = regions[0] if regions else scope.fresh()
-    return tensor(
-        dtype_at(node, 0), (count, data[1] if data and len(data) == 4 else scope.fresh(), height, width)
-    )
+    return tensor(dtype_at(node, 0), (count, data[1] if data and len(data) == 4 else scope.fresh(), height, width))
 
 
 @rule("AffineGrid")

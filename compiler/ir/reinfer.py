@@ -69,4 +69,3 @@ def _same_type(new: Type, old: Type) -> bool:
 
 def _same_dim(new: Dim, old: Dim) -> bool:
     return new == old or (is_fresh(new) and is_fresh(old))
-

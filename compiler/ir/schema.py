@@ -129,9 +129,7 @@ def schema(domain: str, op: str, version: int) -> Schema | None:
     if "\0" in op or "\0" in domain:
         return None
     try:
-        found = onnx.defs.get_schema(
-            op, version if 0 < version < NEWEST_KNOWN else NEWEST_KNOWN, _domain(domain)
-        )
+        found = onnx.defs.get_schema(op, version if 0 < version < NEWEST_KNOWN else NEWEST_KNOWN, _domain(domain))
     except (onnx.defs.SchemaError, UnicodeError, TypeError):
         return None
     return _convert(found)
@@ -158,7 +156,7 @@ def _tensor_dtypes(texts: list[str]) -> frozenset[DType]:
 def _convert(found: Any) -> Schema:
     import onnx.defs
 
-    may_differ = onnx.defs.OpSchema.NodeDeterminism.NonDeterministic
+    may_differ = found.node_determinism == onnx.defs.OpSchema.NodeDeterminism.NonDeterministic
     return Schema(
         domain=found.domain,
         name=found.name,
@@ -171,15 +169,19 @@ def _convert(found: Any) -> Schema:
         max_output=found.max_output,
         attributes={a.name: _convert_attribute(a) for a in found.attributes.values()},
         constraints={c.type_param_str: _tensor_dtypes(c.allowed_type_strs) for c in found.type_constraints},
-        deterministic=found.node_determinism != may_differ and found.name not in RANDOM,
+        deterministic=not may_differ or found.name in _CALLED_RANDOM,
         has_function=found.has_function or found.has_context_dependent_function,
         deprecated=found.deprecated,
         source=found,
     )
 
 
+_CALLED_RANDOM = frozenset({"If", "Loop", "Scan", "SequenceMap", "AffineGrid"})
+"""Operators that the standard calls nondeterministic only because nested graphs (or function bodies) may be."""
+
+
 def _convert_formal(found: Any) -> Formal:
-    option: Option = ("single", "optional", "variadic")[found.option.value]  # type: ignore[assignment]  # tuple of str
+    option: Option = ("single", "optional", "variadic")[found.option.value]
     return Formal(found.name, found.type_str, option, found.is_homogeneous, found.min_arity)
 
 

@@ -63,10 +63,7 @@ def _run(node: Node, definition: Schema, scope: Scope) -> list[Type]:
         )
     except Exception:  # whatever the function trips over, nothing is known
         return unknown
-    return [
-        _from_proto(found[f"o{i}"], names, scope) if f"o{i}" in found else UNKNOWN
-        for i in range(len(unknown))
-    ]
+    return [_from_proto(found[f"o{i}"], names, scope) if f"o{i}" in found else UNKNOWN for i in range(len(unknown))]
 
 
 def _opsets(node: Node) -> list[Any]:
@@ -80,12 +77,7 @@ def _opsets(node: Node) -> list[Any]:
 
 
 def _is_small(constant: Constant | None) -> bool:
-    return (
-        constant is not None
-        and constant.is_readable
-        and constant.dtype.bits > 0
-        and constant.size <= _DATA_LIMIT
-    )
+    return constant is not None and constant.is_readable and constant.dtype.bits > 0 and constant.size <= _DATA_LIMIT
 
 
 def _tensor(constant: Constant) -> Any:
@@ -180,9 +172,7 @@ def _dtype_only(node: Node, definition: Schema, index: int) -> Type:
     if formal is None:
         return UNKNOWN
     constraint = definition.source.type_constraints
-    texts = next(
-        (c.allowed_type_strs for c in constraint if c.type_param_str == formal.type_str), [formal.type_str]
-    )
+    texts = next((c.allowed_type_strs for c in constraint if c.type_param_str == formal.type_str), [formal.type_str])
     if not all(t.startswith("tensor(") for t in texts):
         return UNKNOWN
     allowed = definition.allowed(formal)

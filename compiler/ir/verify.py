@@ -285,6 +285,8 @@ def _check_attributes(node: Node) -> None:
         if attr.kind in ("graph", "graphs"):
             graphs = attr.value if attr.kind == "graphs" else (attr.value,)
             _check(all(g.owner is node for g in graphs), node, f"does not own the graph of its attribute {name}")
+    nested = node.graphs()
+    _check(len(set(nested)) == len(nested), node, "has one graph in two attributes")
 
 
 def _attribute_fits(attr: Attr) -> bool:

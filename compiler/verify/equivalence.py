@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.errors import AmpcError, InputError, WorkerError
+from compiler.errors import InputError, WorkerError
 from compiler.verify.certificate import Certificate, ProbeResult, Status
 from compiler.verify.compare import Tolerance
 from compiler.verify.equivalence_outputs import compare_outputs
@@ -40,7 +40,7 @@ _FAST = 0.25
 _LARGE = 1 << 20
 """Elements of all inputs together from which fewer probes are run."""
 
-_HASHED = 64 << 20
+_HASHED = 16 << 20
 """Bytes of the largest file whose digest goes into the certificate."""
 
 _HERE = "CPUExecutionProvider"
@@ -201,19 +201,16 @@ class _Check:
         if regions is None:
             return None
         from compiler.verify.regions_check import check_regions
-        from compiler.verify.regions_repro import write_repro
+        from compiler.verify.regions_repro import write_repros
 
         report = check_regions(
             regions, self.reference, probes[:1], self.worker, tolerance=self.tolerance, max_ir=self.max_ir
         )
         self.notes += report.notes
-        for number, failure in enumerate(report.failures, start=1):
+        for failure in report.failures:
             self.verdict.fail(str(failure), [failure.pass_name])
-            if repro is not None and number <= 8:
-                try:
-                    write_repro(repro / f"{failure.pass_name}-{number}", failure)
-                except AmpcError as error:
-                    self.notes.append(f"no repro was written: {error.what}")
+        if repro is not None:
+            self.notes += write_repros(repro, report.failures)
         return report
 
     def _plain(self, emitted: Original, probes: Sequence[Probe], special: Probe | None) -> None:

@@ -23,7 +23,6 @@ from compiler.ir.dtype import DType
 from compiler.ir.graph import Model, Node, Value
 
 if TYPE_CHECKING:
-    from compiler.rewrite.transform import Evaluator
     from compiler.verify.worker import Worker
 
 _SECONDS = 20.0
@@ -32,13 +31,15 @@ _SECONDS = 20.0
 
 def runtime_evaluator(
     worker: Worker | Callable[[], Worker], *, model: Model, max_ir: int = 10, seconds: float = _SECONDS
-) -> Evaluator:
+) -> RuntimeEvaluator:
     """Return the evaluator of a model: it computes constants in the worker, which starts when first needed."""
-    return _RuntimeEvaluator(worker, model, Limits(max_ir=max_ir), seconds)
+    return RuntimeEvaluator(worker, model, Limits(max_ir=max_ir), seconds)
 
 
 @dataclass(slots=True)
-class _RuntimeEvaluator:
+class RuntimeEvaluator:
+    """What passes call as ``Context.evaluate``."""
+
     worker: Worker | Callable[[], Worker]
     model: Model
     limits: Limits

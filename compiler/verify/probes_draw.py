@@ -27,6 +27,9 @@ Array = npt.NDArray[Any]
 LIMIT = 64 << 20
 """Elements that an input may have; a probe with more is not made."""
 
+_DRAWN = 262139
+"""Numbers drawn for one input; a larger input repeats them."""
+
 _WORDS = ("a", "b", "hello", "monday", "1", "2.5", "")
 _SPECIAL = (0.0, -0.0, math.inf, -math.inf, math.nan, 1e30, -1e30, 1e-30, 0.5, 1.5, -2.5)
 _EDGES = (0.0, -0.0, 1e-6, -1e-6, 1.0, -1.0, 30.0, -30.0, 0.5, -2.5)
@@ -133,6 +136,9 @@ def _scales(shape: tuple[int, ...]) -> Array:
 
 
 def _reals(shape: tuple[int, ...], role: Role, manner: str, rng: np.random.Generator) -> Array:
+    size = math.prod(shape)
+    if size > _DRAWN:  # a prime number of values, repeated: nothing in a model repeats with that period
+        return np.resize(_reals((_DRAWN,), role, manner, rng), shape)
     if manner == "structured" or (role.kind in ("image", "probability") and manner == "normal"):
         return rng.uniform(0.05, 1.0, size=shape)
     values = np.asarray(rng.standard_normal(shape))

@@ -9,7 +9,7 @@ from compiler.ir.constant import Constant
 from compiler.ir.graph import Attr, Graph, Node, Value
 from compiler.ir.types import TensorType
 
-_SMALL = 4096
+_SMALL = 256
 """Bytes up to which constants are told apart by their contents, beyond by their type."""
 
 _FOLDED = 1 << 20

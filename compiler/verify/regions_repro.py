@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,32 @@ import numpy as np
 from compiler.backend.atomic import AtomicFolder
 from compiler.backend.emit import Limits
 from compiler.backend.fragment import fragment, fragment_bytes
+from compiler.errors import AmpcError
 from compiler.verify.regions_check import RegionFailure, type_of
+
+_WRITTEN = 8
+"""Failures that are written."""
+
+
+def write_repros(folder: Path, failures: Sequence[RegionFailure]) -> list[str]:
+    """Write the first failures below ``folder``, each under the name of its pass; return why some could not be."""
+    problems = []
+    for failure in failures[:_WRITTEN]:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_repro(_free(folder, failure.pass_name), failure)
+        except OSError as error:
+            problems.append(f"no repro was written: {error.strerror or error}")
+        except AmpcError as error:
+            problems.append(f"no repro was written: {error.what} ({error.why})")
+    return problems
+
+
+def _free(folder: Path, name: str) -> Path:
+    number = 1
+    while (found := folder / f"{name}-{number}").exists():
+        number += 1
+    return found
 
 
 def write_repro(folder: Path, failure: RegionFailure, *, limits: Limits | None = None) -> None:

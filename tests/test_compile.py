@@ -1,0 +1,223 @@
+"""Laws of the whole road: random models come out valid, equivalent, idempotent and byte for byte the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from onnx import TensorProto, helper, numpy_helper
+
+from compiler import InputError, ModelError, compile_model, load_session
+from compiler.backend.emit import to_proto
+from compiler.ir import edit
+from compiler.ir.constant import Constant
+from compiler.ir.graph import Graph, Model
+from compiler.rewrite.transform import Context
+from tests.graphs import models
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _dense(*, width: int = 8, seed: int = 0) -> onnx.ModelProto:
+    """Return Relu(x @ w + b), with an Identity, a dead node, and a shape chain."""
+    rng = np.random.default_rng(seed)
+    w = numpy_helper.from_array(rng.standard_normal((width, width)).astype(np.float32), "w")
+    b = numpy_helper.from_array(rng.standard_normal(width).astype(np.float32), "b")
+    one = numpy_helper.from_array(np.array([width], np.int64), "width")
+    zero = numpy_helper.from_array(np.array([0], np.int64), "zero")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("Add", ["h", "b"], ["s"], name="bias"),
+        helper.make_node("Identity", ["s"], ["t"]),
+        helper.make_node("Exp", ["t"], ["dead"]),
+        helper.make_node("Shape", ["t"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["rows"]),
+        helper.make_node("Concat", ["rows", "width"], ["target"], axis=0),
+        helper.make_node("Reshape", ["t", "target"], ["r"]),
+        helper.make_node("Relu", ["r"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", width])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", width])
+    graph = helper.make_graph(nodes, "dense", [x], [y], [w, b, one, zero])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@settings(max_examples=12)
+@given(models(steps=8))
+def test_random_models_are_verified_idempotent_and_deterministic(model: Model) -> None:
+    """A random model compiles to a verified result; compiling twice, or compiling the result, gives the same bytes."""
+    source = to_proto(model)
+    first = compile_model(source, target="cpu")
+    assert first.report["status"] == "verified", first.report
+    assert not first.report["rolled_back"], first.report["rolled_back"]
+    assert not [p["error"] for p in first.report["passes"] if p["error"]]
+    data = first.model.SerializeToString(deterministic=True)
+    again = compile_model(source, target="cpu", verify=False).model
+    assert again.SerializeToString(deterministic=True) == data
+    twice = compile_model(first.model, target="cpu", verify=False)
+    assert twice.report["nodes_after"] == first.report["nodes_after"]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cpu_avx", "cpu_avx2", "cpu_avx512", "auto"])
+def test_a_bundle_opens_with_one_call_and_computes_the_same(target: str, tmp_path: Path) -> None:
+    """Every target gives a verified bundle whose session agrees with the original."""
+    import onnxruntime
+
+    source = _dense()
+    result = compile_model(source, target=target, output=tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "ampc.json").read_text())
+    assert manifest["status"] == "verified"
+    assert result.report["nodes_after"] < result.report["nodes_before"]
+    feeds = {"x": np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)}
+    want = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    got = load_session(tmp_path / "out").run(None, feeds)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_plain_model_has_its_settings_beside_it(tmp_path: Path) -> None:
+    """An output that ends in .onnx is one model file, and its settings lie beside it."""
+    compile_model(_dense(), target="cpu", output=tmp_path / "fast.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fast.onnx", "fast.onnx.ampc.json"]
+    onnx.checker.check_model(str(tmp_path / "fast.onnx"), full_check=True)
+    load_session(tmp_path / "fast.onnx")
+
+
+def test_external_data_goes_to_a_file_of_its_own_and_comes_back(tmp_path: Path) -> None:
+    """A model with weights outside compiles from its path, and can be written so again."""
+    onnx.save(_dense(width=64), tmp_path / "in.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    result = compile_model(tmp_path / "in.onnx", target="cpu", output=tmp_path / "out", external_data=True)
+    assert (tmp_path / "out" / "model.onnx.data").stat().st_size >= 64 * 64 * 4
+    assert result.report["status"] == "verified"
+    load_session(tmp_path / "out")
+
+
+def test_bytes_are_the_same_for_every_hash_seed(tmp_path: Path) -> None:
+    """The files of a bundle do not depend on PYTHONHASHSEED."""
+    onnx.save(_dense(), tmp_path / "in.onnx")
+    code = "import sys; from compiler import compile_model; compile_model(sys.argv[1], target='cpu', output=sys.argv[2])"
+    found = set()
+    for seed in ("0", "1", "271828"):
+        out = tmp_path / f"out{seed}"
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code, tmp_path / "in.onnx", out], check=True, env=environment, cwd=tmp_path)
+        found.add(((out / "model.onnx").read_bytes(), (out / "ampc.json").read_bytes()))
+    assert len(found) == 1
+
+
+def _scale_output(graph: Graph, ctx: Context) -> bool:
+    """Multiply what Relu reads by 1.5: a wrong rewrite."""
+    for node in graph.nodes():
+        if node.op == "Relu" and node.inputs[0] is not None:
+            factor = edit.add_constant(graph, Constant.from_array(np.float32(1.5)))
+            x = node.inputs[0]
+            made = edit.add_node(graph, "Mul", [x, factor], [x.type], version=edit.latest_version(graph.model), before=node)
+            edit.set_inputs(node, [made.output])
+            ctx.count("wrong")
+            return True
+    return False
+
+
+def test_a_wrong_pass_is_rolled_back_and_named_and_the_others_stay(tmp_path: Path) -> None:
+    """A pass that changes results is rolled back, named, and reproduced; compilation goes on without it."""
+    result = compile_model(
+        _dense(), target="cpu", passes=["no-ops", _scale_output, "dead-code"], repro=tmp_path / "repro"
+    )
+    assert list(result.report["rolled_back"]) == ["-scale-output"]
+    assert result.report["status"] == "verified"
+    assert result.report["nodes_after"] < result.report["nodes_before"]
+    (kept,) = (tmp_path / "repro").iterdir()
+    assert {"before.onnx", "after.onnx", "feeds.npz"} <= {p.name for p in kept.iterdir()}
+
+
+def test_a_pass_that_raises_is_undone_and_reported() -> None:
+    """An exception inside a pass loses that pass's work only."""
+
+    def explode(graph: Graph, ctx: Context) -> bool:
+        edit.erase(next(n for n in graph.nodes() if n.op == "Exp"))
+        raise RuntimeError("boom")
+
+    result = compile_model(_dense(), target="cpu", passes=[explode, "no-ops"])
+    errors = [p["error"] for p in result.report["passes"] if p["error"]]
+    assert len(errors) == 1
+    assert "boom" in errors[0]
+    assert "Exp" in result.report["census_after"]
+
+
+def test_inputs_of_the_user_are_checked_by_name(tmp_path: Path) -> None:
+    """A user's inputs are used when they fit, and refused with the nearest name when they do not."""
+    good = {"x": np.ones((2, 8), np.float32)}
+    result = compile_model(_dense(), target="cpu", inputs=good)
+    assert any(p["kind"] == "user" for p in result.report["verification"]["probes"])
+    with pytest.raises(InputError, match="'X'"):
+        compile_model(_dense(), target="cpu", inputs={"X": good["x"]})
+
+
+def test_nothing_is_written_when_the_input_is_bad(tmp_path: Path) -> None:
+    """A truncated model is an error of exit code 2, and leaves no file."""
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(_dense(width=64).SerializeToString()[:-700])
+    with pytest.raises(ModelError) as caught:
+        compile_model(bad, target="cpu", output=tmp_path / "out")
+    assert caught.value.exit_code == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+def test_a_model_that_cannot_run_here_is_refused_with_advice() -> None:
+    """An operator without a kernel cannot be verified; the error says so."""
+    node = helper.make_node("Foo", ["x"], ["y"], domain="nobody.knows")
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy"]
+    graph = helper.make_graph([node], "g", info[:1], info[1:])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("nobody.knows", 1)]
+    with pytest.raises(ModelError, match="Foo|nobody"):
+        compile_model(helper.make_model(graph, opset_imports=imports, ir_version=8), target="cpu")
+    kept = compile_model(helper.make_model(graph, opset_imports=imports, ir_version=8), target="cpu", verify=False)
+    assert kept.model.graph.node[0].op_type == "Foo"
+    assert kept.report["status"] == "unverified"
+
+
+def test_a_killed_compilation_leaves_the_old_bundle(tmp_path: Path) -> None:
+    """A kill at any moment leaves the bundle that was there before, complete."""
+    onnx.save(_dense(width=256), tmp_path / "in.onnx")
+    compile_model(tmp_path / "in.onnx", target="cpu", output=tmp_path / "out")
+    before = (tmp_path / "out" / "model.onnx").read_bytes()
+    code = "import sys; from compiler import compile_model; compile_model(sys.argv[1], target='cpu', output=sys.argv[2])"
+    for delay in (0.2, 0.5, 0.9):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, tmp_path / "in.onnx", tmp_path / "out"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert (tmp_path / "out" / "model.onnx").read_bytes() == before
+        load_session(tmp_path / "out")
+
+
+def test_the_callers_model_is_not_changed() -> None:
+    """compile_model leaves its argument as it was."""
+    source = _dense()
+    before = source.SerializeToString(deterministic=True)
+    compile_model(source, target="cpu")
+    assert source.SerializeToString(deterministic=True) == before
+
+
+def test_dumped_text_compiles_to_the_same_model(tmp_path: Path) -> None:
+    """A model that was dumped as text compiles to the same graph as the model itself."""
+    from compiler.dumping import DumpOptions, dump_model
+
+    onnx.save(_dense(), tmp_path / "in.onnx")
+    dump_model(str(tmp_path / "in.onnx"), DumpOptions(output=tmp_path / "in.ir"))
+    direct = compile_model(tmp_path / "in.onnx", target="cpu")
+    through: Any = compile_model(tmp_path / "in.ir", target="cpu")
+    assert through.report["census_after"] == direct.report["census_after"]
+    assert through.report["status"] == "verified"
