@@ -364,8 +364,9 @@ class Runner:
         key = _format_step(step)
         unseen = self._settled.get(key) != self._changes  # otherwise it saw exactly this graph and did nothing
         if unseen and step.name not in self.disable:
+            before = self._changes
             self._transaction(step)
-            self._settled[key] = self._changes
+            self._settled[key] = before  # out of date at once, if it changed something
         self._stopped = self._stopped or step.name == self.until
 
     def _transaction(self, step: Pass) -> None:

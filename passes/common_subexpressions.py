@@ -40,34 +40,44 @@ class CommonSubexpressions(Pass):
     """Merge nodes that compute the same from the same operands, and values with the same known contents."""
 
     def run(self, graph: Graph, ctx: Context) -> bool:
-        """Visit nodes in order, the graphs nested in a node right after what comes before it."""
+        """Number everything first, nested graphs right after what comes before their owner; then merge at once."""
         merged: dict[Node, list[Node]] = {}
-        changed = False
+        pairs: dict[Value, Value] = {}
         roots = [graph]
         while roots:
-            table = _Table()
+            table = _Table(pairs)
             for node in _walk(roots.pop(), table):
                 if not node.attributes or not (nested := node.graphs()):
-                    changed |= _visit(node, table, merged, ctx)
+                    _visit(node, table, merged, ctx)
                 elif node.domain and is_open(node):
                     roots.extend(reversed(nested))
         for kept, others in merged.items():
             edit.set_loc(kept, edit.merge_locs([kept, *others], self.name))
-        return changed
+        edit.replace_all(list(pairs.items()))
+        erased = [n for others in merged.values() for n in others]
+        erased += [old.node for old in pairs if old.node is not None]
+        for node in dict.fromkeys(erased):
+            if unused(node):
+                edit.erase(node)
+        return bool(merged or pairs)
 
 
 @dataclass(slots=True)
 class _Table:
     """What is visible at one place: nodes and values by key, and the keys that each open graph added."""
 
+    pairs: dict[Value, Value]
+    """Values that stand for others once all are known."""
     known: dict[Hashable, Node | Value] = field(default_factory=dict)
     numbers: dict[Hashable, int] = field(default_factory=dict)
     log: list[list[Hashable]] = field(default_factory=list)
 
     def enter(self) -> None:
+        """Open a graph."""
         self.log.append([])
 
     def leave(self) -> None:
+        """Forget what the innermost open graph added."""
         for key in self.log.pop():
             del self.known[key]
 
@@ -75,6 +85,12 @@ class _Table:
         """Record what is known under a key until the graph is left."""
         self.known[key] = entry
         self.log[-1].append(key)
+
+    def stands_for(self, kept: Value, other: Value) -> None:
+        """Record that a value equals an earlier one, or what that one equals itself."""
+        self.numbers[other] = self.number(kept)
+        if other.is_used:
+            self.pairs[other] = self.pairs.get(kept, kept)
 
     def number(self, value: Value | None) -> int:
         """Return the number of a value, -1 for a missing operand; equal small constants have one number."""
@@ -106,27 +122,20 @@ def _scope(graph: Graph, table: _Table) -> Iterator[Node]:
     yield from graph.nodes()
 
 
-def _visit(node: Node, table: _Table, merged: dict[Node, list[Node]], ctx: Context) -> bool:
+def _visit(node: Node, table: _Table, merged: dict[Node, list[Node]], ctx: Context) -> None:
     if (not node.domain and node.op in _NEVER) or not is_pure(node):
-        return False
+        return
     key = _key(node, table)
     earlier = table.known.get(key) if key is not None else None
     if isinstance(earlier, Node):
-        _merge(node, earlier)
+        for out, kept in zip(node.outputs, earlier.outputs, strict=True):
+            table.stands_for(kept, out)
         merged.setdefault(earlier, []).append(node)
         ctx.count(f"merge {node.op}")
-        return True
-    changed = _merge_contents(node, table, ctx)
-    if key is not None and node.graph is not None:
+        return
+    if key is not None:
         table.add(key, node)
-    return changed
-
-
-def _merge(node: Node, earlier: Node) -> None:
-    for out, kept in zip(node.outputs, earlier.outputs, strict=True):
-        if out.is_used:
-            edit.replace(out, kept)
-    edit.erase(node)
+    _merge_contents(node, table, ctx)
 
 
 def _key(node: Node, table: _Table) -> Hashable | None:
@@ -156,21 +165,16 @@ def _spelling(attr: Attr) -> Hashable | None:
     return None
 
 
-def _merge_contents(node: Node, table: _Table, ctx: Context) -> bool:
+def _merge_contents(node: Node, table: _Table, ctx: Context) -> None:
     """Let outputs whose symbolic contents were computed before be the earlier values."""
-    changed = False
     for out in node.outputs:
         key = _contents_key(out)
         earlier = table.known.get(key) if key is not None else None
         if isinstance(earlier, Value):
-            edit.replace(out, earlier)
+            table.stands_for(earlier, out)
             ctx.count("merge equal contents")
-            changed = True
         elif key is not None:
             table.add(key, out)
-    if changed and unused(node):
-        edit.erase(node)
-    return changed
 
 
 def _contents_key(value: Value) -> Hashable | None:

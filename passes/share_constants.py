@@ -37,12 +37,15 @@ class ShareConstants(Pass):
         """Group the constants by what is cheap to compare, hash within groups, and merge what is equal."""
         scopes = _Scopes(graph)
         readable = [v for g in scopes.graphs for v in g.constants if v.constant is not None and v.constant.is_readable]
-        changed = 0
+        shared: dict[Value, Value] = {}
         for group in _equal(readable):
-            changed += _merge_large(group, scopes) if _bytes(group[0]) > _SMALL else _merge_small(group)
-        if changed:
-            ctx.count("share constant", changed)
-        return bool(changed)
+            shared |= _merge_large(group, scopes) if _bytes(group[0]) > _SMALL else _merge_small(group)
+        edit.replace_all(list(shared.items()))
+        for value in shared:
+            edit.erase_constant(value)
+        if shared:
+            ctx.count("share constant", len(shared))
+        return bool(shared)
 
 
 class _Scopes:
@@ -109,54 +112,44 @@ def _sample(constant: Constant) -> bytes:
     return bytes(raw[:_SAMPLE]) + bytes(raw[middle : middle + _SAMPLE]) + bytes(raw[-_SAMPLE:])
 
 
-def _merge_small(group: list[Value]) -> int:
-    """Merge equal constants of the same graph."""
+def _merge_small(group: list[Value]) -> dict[Value, Value]:
+    """Return which constants of one graph stand for others of the same graph."""
     kept: dict[Graph, Value] = {}
-    merged = 0
+    shared: dict[Value, Value] = {}
     for value in sorted(group, key=lambda v: not v.is_output):
         assert value.graph is not None
         first = kept.setdefault(value.graph, value)
         if first is not value and not value.is_output:
-            _become(value, first)
-            merged += 1
-    return merged
+            shared[value] = first
+    return shared
 
 
-def _merge_large(group: list[Value], scopes: _Scopes) -> int:
-    """Merge equal constants with those of enclosing graphs, those of siblings where all see it."""
+def _merge_large(group: list[Value], scopes: _Scopes) -> dict[Value, Value]:
+    """Return which constants stand for others: those of enclosing graphs, and one that all siblings see."""
     kept: list[Value] = []
-    merged = 0
+    shared: dict[Value, Value] = {}
     for value in group:  # outer graphs come first
         assert value.graph is not None
         outer = None if value.is_output else _first_visible(kept, value.graph, scopes)
         if outer is None:
             kept.append(value)
-            continue
-        _become(value, outer)
-        merged += 1
-    return merged + _hoist([v for v in kept if not v.is_output], scopes)
+        else:
+            shared[value] = outer
+    hoisted = _hoist([v for v in kept if not v.is_output], scopes)
+    return {value: hoisted.get(other, other) for value, other in shared.items()} | hoisted
 
 
 def _first_visible(kept: list[Value], graph: Graph, scopes: _Scopes) -> Value | None:
     return next((k for k in kept if k.graph is not None and scopes.visible(k.graph, graph)), None)
 
 
-def _hoist(values: list[Value], scopes: _Scopes) -> int:
-    """Move equal constants of graphs that do not see each other out to one that encloses them."""
-    if len(values) < 2:
-        return 0
+def _hoist(values: list[Value], scopes: _Scopes) -> dict[Value, Value]:
+    """Copy a constant of graphs that do not see each other to one that encloses them, and let it stand for all."""
     graphs = [v.graph for v in values if v.graph is not None]
-    target = scopes.around(graphs)
+    target = scopes.around(graphs) if len(values) > 1 else None
     if target is None or not all(scopes.visible(target, g) for g in graphs):
-        return 0
+        return {}
     first = values[0]
     assert first.constant is not None
-    shared = edit.add_constant(target, first.constant, hint=first.name)
-    for value in values:
-        _become(value, shared)
-    return len(values)
-
-
-def _become(value: Value, other: Value) -> None:
-    edit.replace(value, other)
-    edit.erase_constant(value)
+    outer = edit.add_constant(target, first.constant, hint=first.name)
+    return dict.fromkeys(values, outer)

@@ -31,12 +31,15 @@ settings.load_profile("ci")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that says how much of the ONNX backend suite runs."""
+    """Add the options that say how much of the ONNX backend suite runs, and that golden cases are written anew."""
     parser.addoption(
         "--backend-suite",
         choices=["sample", "full"],
         default="sample",
         help="sample: what fits into a few minutes (default); full: every case, in every variant",
+    )
+    parser.addoption(
+        "--bless", action="store_true", help="write anew what golden cases of pipelines expect; read the difference"
     )
 
 

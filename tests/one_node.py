@@ -26,14 +26,23 @@ class NoKernel(Exception):
 
 
 def run(
-    op: str, arrays: Sequence[Array | None], attributes: Attributes, *, outputs: int = 1, domain: str = ""
+    op: str,
+    arrays: Sequence[Array | None],
+    attributes: Attributes,
+    *,
+    outputs: int = 1,
+    domain: str = "",
+    static: bool = False,
 ) -> list[Array] | None:
-    """Run a node on ONNX Runtime; ``None`` when it rejects the operands, ``NoKernel`` when there is no session."""
+    """Run a node on ONNX Runtime; ``None`` when it rejects the operands, ``NoKernel`` when there is no session.
+
+    The model declares the operands' shapes only if ``static``.
+    """
     arrays = without_trailing(arrays)
     names = ["" if a is None else f"i{k}" for k, a in enumerate(arrays)]
     node = helper.make_node(op, names, [f"o{k}" for k in range(outputs)], domain=domain, **_plain(attributes))
     inputs = [
-        helper.make_tensor_value_info(n, DType.from_numpy(a.dtype).code, [None] * a.ndim)
+        helper.make_tensor_value_info(n, DType.from_numpy(a.dtype).code, a.shape if static else [None] * a.ndim)
         for n, a in zip(names, arrays, strict=True)
         if a is not None
     ]

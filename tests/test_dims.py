@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import assume, given
@@ -29,7 +29,7 @@ from tests.graphs import DIMS
 M, N, K = symbol("M"), symbol("N"), symbol("K")
 BINDINGS = st.fixed_dictionaries(dict.fromkeys(("M", "N", "K"), st.integers(1, 7)))
 LEAVES = st.integers(-6, 9) | st.sampled_from([M, N, K])
-Tree = Any
+Tree: TypeAlias = "Dim | tuple[str, Tree, Tree]"
 """A dim as it was built: a leaf, or an operator and two trees."""
 TREES = st.recursive(LEAVES, lambda inner: st.tuples(st.sampled_from("+-*/%<>"), inner, inner), max_leaves=8)
 
@@ -48,7 +48,8 @@ def build(tree: Tree) -> Dim:
     """Return the dim that a tree describes, in normal form."""
     if not isinstance(tree, tuple):
         return tree
-    return OPERATORS[tree[0]](build(tree[1]), build(tree[2]))
+    built: Dim = OPERATORS[tree[0]](build(tree[1]), build(tree[2]))
+    return built
 
 
 def compute(tree: Tree, binding: dict[str, int]) -> int:
@@ -57,7 +58,8 @@ def compute(tree: Tree, binding: dict[str, int]) -> int:
         return binding[str(tree)] if isinstance(tree, Expr) else tree
     left, right = compute(tree[1], binding), compute(tree[2], binding)
     assume(right != 0 or tree[0] not in "/%")
-    return OPERATORS[tree[0]](left, right)
+    number: int = OPERATORS[tree[0]](left, right)
+    return number
 
 
 @given(TREES, BINDINGS)
@@ -138,8 +140,9 @@ def test_questions_about_dims() -> None:
     assert is_static([1, 2])
     assert not is_static([1, N])
     assert N.is_symbol
-    assert isinstance(2 * N, Expr)
-    assert not (2 * N).is_symbol
+    double = 2 * N
+    assert isinstance(double, Expr)
+    assert not double.is_symbol
     assert is_fresh(symbol("?1"))
     assert not is_fresh(N)
     mixed = N * minimum(M, K // 2)

@@ -28,7 +28,7 @@ FLOATS = [np.float32, np.float64]
 
 def numbers(random: Random, shape: Sequence[int], types: Sequence[Any]) -> Array:
     """Draw numbers of one of the types: small ones, great ones, and the special ones of floats."""
-    dtype = np.dtype(types[random.integers(len(types))])
+    dtype: np.dtype[Any] = np.dtype(types[int(random.integers(len(types)))])
     if dtype == np.bool_:
         return random.integers(0, 2, shape).astype(np.bool_)
     if dtype.kind == "f":
@@ -54,7 +54,7 @@ def pair(random: Random, types: Sequence[Any]) -> list[Array]:
     full = shape(random)
     left = tuple(1 if random.random() < 0.2 else d for d in full)
     right = tuple(1 if random.random() < 0.2 else d for d in full)[random.integers(0, len(full) + 1) :]
-    chosen = [types[random.integers(len(types))]]
+    chosen = [types[int(random.integers(len(types)))]]
     return [numbers(random, left, chosen), numbers(random, right, chosen)]
 
 

@@ -160,6 +160,30 @@ def test_output_that_is_a_symlink_is_not_written_through(tmp_path: Path, compili
     assert precious.read_bytes() == b"do not touch"
 
 
+@pytest.mark.parametrize("output", ["bundle", "plain.onnx"])
+def test_an_earlier_result_survives_a_failure(tmp_path: Path, compiling: Child, output: str) -> None:
+    """Where a good result lies, a compilation that fails leaves it as it was."""
+    good = write(tmp_path / "good.onnx", relu_model())
+    bad = write(tmp_path / "bad.onnx", b"no model")
+    path = tmp_path / output
+    run = "tests.hostile_runner:compile_file"
+    assert "error" not in compiling.call(run, str(good), str(path), False, seconds=SECONDS)
+    before = everything_below(tmp_path)
+    assert compiling.call(run, str(bad), str(path), False, seconds=SECONDS)["exit_code"] == 2
+    assert everything_below(tmp_path) == before
+
+
+def test_the_input_is_not_overwritten(tmp_path: Path, compiling: Child) -> None:
+    """An output that is the input, by whatever name, is refused."""
+    source = write(tmp_path / MODEL, relu_model())
+    os.link(source, tmp_path / "other.onnx")
+    before = everything_below(tmp_path)
+    for output in (source, tmp_path / "other.onnx"):
+        run = "tests.hostile_runner:compile_file"
+        assert compiling.call(run, str(source), str(output), False, seconds=SECONDS)["exit_code"] == 2
+        assert everything_below(tmp_path) == before
+
+
 def test_model_object_is_not_changed() -> None:
     """A model that is passed as an object is an argument, not a workspace."""
     from compiler import compile_model

@@ -134,6 +134,9 @@ def _attribute(p: Parts, kind: str, value: object) -> None:
     edit.set_attribute(p.relu, "a", Attr(kind, value))
 
 
+_NUMPY_DIMS: Any = (np.int64(2),)
+"""Dims that print like numbers and are none."""
+
 BROKEN: dict[str, tuple[Callable[[Parts], object], str]] = {
     "a use list lacks a use": (lambda p: p.value["x"].uses.clear(), "its use list lacks operand 0"),
     "a use list has a stray use": (_stray_use, "its use list names operand 0"),
@@ -151,8 +154,8 @@ BROKEN: dict[str, tuple[Callable[[Parts], object], str]] = {
     "an output that is a constant too": (
         lambda p: _set(p.value["a"], "constant", p.value["c"].constant), "is a constant too",
     ),
-    "an output of another graph": (lambda p: _set(p.value["a"], "graph", p.inner), "says that it is something else"),
-    "a node in the list of another graph": (lambda p: _set(p.relu, "graph", p.inner), "says that it is of another graph"),
+    "an output of another graph": (lambda p: _set(p.value["a"], "graph", p.inner), "says that it is something"),
+    "a node in the list of another graph": (lambda p: _set(p.relu, "graph", p.inner), "is of another graph"),
     "a wrong number of nodes": (lambda p: _set(p.graph, "node_count", 5), "5 are recorded"),
     "too small a number of nodes": (lambda p: _set(p.graph, "node_count", 3), "goes on after 3"),
     "a list in circles": (_circle, "goes on after 4 nodes, or in circles"),
@@ -183,7 +186,7 @@ BROKEN: dict[str, tuple[Callable[[Parts], object], str]] = {
     ),
     "a dim below zero": (lambda p: _set(p.value["a"], "type", TensorType(DType.F32, (-1,))), "its dim -1"),
     "a dim of numpy": (
-        lambda p: _set(p.value["a"], "type", TensorType(DType.F32, (np.int64(2),))), "neither an int nor an Expr",  # type: ignore[arg-type]  # the mistake
+        lambda p: _set(p.value["a"], "type", TensorType(DType.F32, _NUMPY_DIMS)), "neither an int nor an Expr",
     ),
     "a float that says int": (lambda p: _attribute(p, "int", 1.0), "says 'int' and holds 1.0"),
     "a bool that says int": (lambda p: _attribute(p, "int", True), "says 'int' and holds True"),

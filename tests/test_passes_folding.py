@@ -548,6 +548,18 @@ UNTOUCHED = {
         "%c = Pad(%x, %p, %k)\n%d, %i = MaxPool(%c) {kernel_shape = [2]}\n%f = Cast(%i) {to = 1}\n%y = Add(%d, %f)",
         "the indices of the pool are wanted",
     ),
+    "rounding up": (
+        PAD,
+        "const %p: i64[6] = [0, 0, 0, 0, 0, 2]\nconst %k: f32[] = -inf\n",
+        "%c = Pad(%x, %p, %k)\n%y = MaxPool(%c) {kernel_shape = [3], strides = [6], ceil_mode = 1}",
+        "the pool rounds its size up",
+    ),
+    "dilated window": (
+        PAD,
+        "const %p: i64[6] = [0, 0, 1, 0, 0, 1]\nconst %k: f32[] = -inf\n",
+        "%c = Pad(%x, %p, %k)\n%y = MaxPool(%c) {kernel_shape = [2], dilations = [2]}",
+        "the pool has dilations",
+    ),
     "padding as wide as the window": (
         PAD,
         "const %p: i64[6] = [0, 0, 2, 0, 0, 0]\n",

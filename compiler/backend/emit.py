@@ -269,7 +269,8 @@ def _copy_extras(source: NodeProto, proto: NodeProto) -> None:
     documented = {a.name: a.doc_string for a in source.attribute if a.doc_string}
     if documented:
         for a in proto.attribute:
-            a.doc_string = documented.get(a.name, "")
+            if a.name in documented:
+                a.doc_string = documented[a.name]
 
 
 @functools.cache

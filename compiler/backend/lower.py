@@ -245,7 +245,7 @@ def _dropout(node: Node, version: int) -> Form | None:
     ratio = 0.5 if node.input(1) is None else _float(node.input(1))
     if ratio is None or node.input(2) is not None or node.attr("seed") is not None:
         return None
-    if version < 10 and len(node.outputs) > 1 and not node.outputs[1].absent:
+    if version < 12 and len(node.outputs) > 1 and not node.outputs[1].absent:
         return None
     return _checked(Form("Dropout", node.inputs[:1], {"ratio": Attr("float", ratio)}), node, version)
 
@@ -294,7 +294,8 @@ def _dft(node: Node, version: int) -> Form | None:
     if axes is None:
         return None
     attributes = {**node.attributes, "axis": Attr("int", axes[0])}
-    return _checked(Form("DFT", node.inputs[:2], attributes), node, version)
+    operands = node.inputs[:2] if node.input(1) is not None else node.inputs[:1]
+    return _checked(Form("DFT", operands, attributes), node, version)
 
 
 def _resize(node: Node, version: int) -> Form | None:

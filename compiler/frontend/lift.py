@@ -124,9 +124,9 @@ def _dropout(node: Node) -> bool:
     if len(node.inputs) != 1:
         return False
     mask = node.outputs[1] if len(node.outputs) > 1 else None
-    if node.version < 10 and mask is not None and not mask.absent:
+    if mask is not None and not mask.absent:
         if mask.is_used:
-            return False  # of the type of the data then, of booleans now
+            return False  # before version 10 of the type of the data; before version 12 nobody said what it is
         edit.drop_output(node, 1)
     ratio = node.attr("ratio", 0.5)
     edit.set_attribute(node, "ratio", None)

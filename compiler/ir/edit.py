@@ -211,6 +211,30 @@ def _rewire(node: Node, inputs: tuple[Value | None, ...]) -> None:
         _record(node.graph.model, lambda: _assign_inputs(node, old))
 
 
+def _rewire_at(node: Node, index: int, value: Value | None) -> None:
+    """Change one operand that is there; nodes may have tens of thousands, so the others are not looked at."""
+    old = node.inputs[index]
+    before = node.inputs
+    _assign_input(node, index, value)
+    if node.graph is not None and (journal := node.graph.model.journal) is not None:
+        if node not in journal.inserted:
+            journal.inputs_before.setdefault(node, before)
+        _record(node.graph.model, lambda: _assign_input(node, index, old))
+
+
+def _assign_input(node: Node, index: int, value: Value | None) -> None:
+    old = node.inputs[index]
+    inputs = list(node.inputs)
+    inputs[index] = value
+    node.inputs = tuple(inputs)
+    if node.graph is None:
+        return
+    if old is not None:
+        old.uses.pop((node, index), None)
+    if value is not None:
+        value.uses[node, index] = None
+
+
 def _assign_inputs(node: Node, inputs: tuple[Value | None, ...]) -> None:
     if node.graph is None:
         node.inputs = inputs
@@ -356,12 +380,24 @@ def replace(old: Value, new: Value) -> None:
     graph = old.graph
     assert graph is not None
     for node, index in list(old.uses):
-        inputs = list(node.inputs)
-        inputs[index] = new
-        _rewire(node, tuple(inputs))
+        _rewire_at(node, index, new)
     replaced(old, new)
     if old.returned:
         _replace_outputs(graph, old, new)
+
+
+def replace_all(pairs: Sequence[tuple[Value, Value]]) -> None:
+    """Replace many values (the first of each pair), none of which stands for another one.
+
+    Does what ``replace`` does for each pair, but changes each reader once, however many of its operands change.
+    """
+    standing = dict(pairs)
+    for node in dict.fromkeys(node for old, _ in pairs for node, _ in old.uses):
+        _rewire(node, tuple(standing.get(v, v) if v is not None else None for v in node.inputs))
+    for old, new in pairs:
+        replaced(old, new)
+        if old.returned and old.graph is not None:
+            _replace_outputs(old.graph, old, new)
 
 
 def replaced(old: Value, new: Value) -> None:

@@ -21,9 +21,7 @@ _VISITS = 3
 
 def infer_changes(model: Model, journal: Journal) -> None:
     """Bring types and contents up to date after the changes in a journal."""
-    touched = dict.fromkeys([*journal.inserted, *journal.modified])
-    for _, new in journal.replaced:
-        touched.update(dict.fromkeys(new.users()))
+    touched = dict.fromkeys([*journal.inserted, *journal.modified, *journal.inputs_before])
     queue = deque(n for n in touched if n.graph is not None)
     queued = set(queue)
     visits: dict[Node, int] = {}
