@@ -44,8 +44,9 @@ def open_graphs(graph: Graph) -> Iterator[Graph]:
     while todo:
         current = todo.pop()
         yield current
-        nested = [g for n in current.nodes() if n.attributes and is_open(n) for g in n.graphs()]
-        todo.extend(reversed(nested))
+        if current.owners:
+            nested = [g for n in current.nodes() if n in current.owners and is_open(n) for g in n.graphs()]
+            todo.extend(reversed(nested))
 
 
 def same_type(left: Value, right: Value) -> bool:

@@ -148,7 +148,7 @@ BROKEN: dict[str, tuple[Callable[[Parts], object], str]] = {
     "a read of a value of a nested graph": (lambda p: _reads(p.unused, p.value["t"]), "which is not visible here"),
     "a read of an absent output": (lambda p: _reads(p.relu, p.foo.outputs[1]), "somebody uses that"),
     "a read of a value of nothing": (lambda p: _reads(p.relu, Value("w")), "which is not visible here"),
-    "an erased node's output is read": (lambda p: edit._unlink(p.relu), "whose node was erased"),
+    "an erased node's output is read": (lambda p: edit.unlink(p.relu), "whose node was erased"),
     "an output of another node": (lambda p: _set(p.value["a"], "node", p.foo), "says that it is something else"),
     "an output at another index": (lambda p: _set(p.value["a"], "index", 1), "says that it is something else"),
     "an output that is a constant too": (
@@ -224,8 +224,8 @@ def test_long_chains_cost_no_stack() -> None:
         node = Node("If", (value,), (Value(f"if{i}"),), version=26)
         inner = edit.new_graph("g", model, node)
         node.attributes = {"then_branch": Attr("graph", inner)}
-        edit._link(graph, node, None)  # attach() visits all levels below, each time
-        edit._add_uses(node)
+        edit.link(graph, node, None)  # attach() visits all levels below, each time
+        edit.add_uses(node)
         node.outputs[0].node, node.outputs[0].graph = node, graph
         levels.append((graph, node))
         graph = inner

@@ -49,8 +49,8 @@ def again(model: ModelProto) -> ModelProto:
 
 def node(op: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
     """Return a node whose operands stand in a text; ``_`` is a missing one."""
-    names = [["" if n == "_" else n for n in text.split()] for text in (inputs, outputs)]
-    return helper.make_node(op, *names, **attributes)
+    reads, makes = ([n.strip("_") for n in text.split()] for text in (inputs, outputs))
+    return helper.make_node(op, reads, makes, **attributes)
 
 
 RELU = node("Relu", "x", "y")
@@ -96,7 +96,8 @@ def test_attributes_of_every_kind_survive() -> None:
     }  # fmt: skip
     made.attribute.extend(helper.make_attribute(name, value) for name, value in kinds.items())
     made.attribute.extend(
-        AttributeProto(name=name, type=kind) for name, kind in (("none", AttributeProto.INTS), ("zero", 2))
+        AttributeProto(name=name, type=kind)
+        for name, kind in (("none", AttributeProto.INTS), ("zero", AttributeProto.INT))
     )
     made.attribute.append(helper.make_attribute("types", [kinds["tp"]]))
     made.attribute[0].doc_string = "documented"
@@ -454,7 +455,7 @@ BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "negative dim": (changed(nothing, initializers=[TensorProto(name="w", data_type=F32, dims=[-1])]), "graph 'g'"),
     "no data": (changed(nothing, initializers=[TensorProto(name="w", data_type=F32, dims=[3])]), "w"),
     "external data": (
-        changed(nothing, initializers=[TensorProto(name="w", data_type=F32, dims=[1], data_location=1)]), "w",
+        changed(nothing, initializers=[TensorProto(name="w", data_type=F32, dims=[1], data_location=TensorProto.EXTERNAL)]), "w",
     ),
     "reference outside": (changed(nothing, referring("LeakyRelu", "x", "y", alpha="a")), "LeakyRelu"),
     "recursive function": (

@@ -1,7 +1,7 @@
 """The one module that changes graphs.
 
 Every change is a handful of primitive steps, and each step that runs while the model has a ``Journal`` is recorded
-with its inverse: a transaction is undone by playing the journal backwards, and what a pass touched is read from it.
+with its inverse (``ir.steps``, ``ir.journal``): a transaction is undone by playing the journal backwards, and what a pass touched is read from it.
 
 Contract of every function: the graph is valid before, and valid after.  Names of the user's values survive: when a
 value that a graph returns is replaced, the replacement takes its name.
@@ -9,302 +9,79 @@ value that a graph returns is replaced, the replacement takes its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 
 from compiler.ir.constant import Constant
-from compiler.ir.dims import Dim
 from compiler.ir.graph import Attr, Graph, Loc, Model, Node, Value
+from compiler.ir.journal import Journal, begin, commit, record, rollback
+from compiler.ir.steps import (
+    add_uses,
+    attach,
+    detach,
+    erase,
+    link,
+    nested,
+    rename,
+    rewire,
+    rewire_at,
+    set_attribute,
+    set_contents,
+    set_input,
+    set_inputs,
+    set_output,
+    set_type,
+    unlink,
+)
 from compiler.ir.types import UNKNOWN, TensorType, Type, UnknownType, UnrankedType
 
-
-@dataclass(slots=True)
-class Journal:
-    """What changed since the journal was opened.
-
-    ``inserted``, ``erased`` and ``modified`` are nodes in the order in which they were touched; a node that only reads
-    a replacement is not modified.  ``inputs_before`` are the operands that an older node had before any change, and
-    ``replaced`` are pairs (old value, value that took its uses).  ``constants_before`` is the order of a graph's
-    constants before the first of them went.
-    """
-
-    undo: list[Callable[[], None]] = field(default_factory=list)
-    inserted: dict[Node, None] = field(default_factory=dict)
-    erased: dict[Node, Graph] = field(default_factory=dict)
-    modified: dict[Node, None] = field(default_factory=dict)
-    inputs_before: dict[Node, tuple[Value | None, ...]] = field(default_factory=dict)
-    attributes_before: dict[Node, dict[str, Attr]] = field(default_factory=dict)
-    replaced: list[tuple[Value, Value]] = field(default_factory=list)
-    outputs_before: dict[Graph, list[Value]] = field(default_factory=dict)
-    constants_before: dict[Graph, dict[Value, None]] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> bool:
-        """True when any step was recorded."""
-        return bool(self.undo)
-
-    def rollback(self) -> None:
-        """Undo every step, newest first."""
-        while self.undo:
-            self.undo.pop()()
-        for graph, order in self.constants_before.items():
-            graph.constants = {value: None for value in order if value in graph.constants}
-
-
-def begin(model: Model) -> Journal:
-    """Open a journal on the model; transactions do not nest."""
-    assert model.journal is None, "a transaction is already open"
-    model.journal = Journal()
-    return model.journal  # type: ignore[no-any-return]
-
-
-def commit(model: Model) -> Journal:
-    """Close the journal and keep the changes."""
-    journal: Journal = model.journal
-    model.journal = None
-    return journal
-
-
-def rollback(model: Model) -> None:
-    """Undo everything since ``begin`` and close the journal."""
-    journal: Journal = model.journal
-    model.journal = None
-    journal.rollback()
-
-
-def _record(model: Model, undo: Callable[[], None]) -> None:
-    if model.journal is not None:
-        model.journal.undo.append(undo)
-
-
-# Primitive steps ---------------------------------------------------------------------------------
-
-
-def _link(graph: Graph, node: Node, before: Node | None) -> None:
-    previous = before.previous if before is not None else graph._last
-    node.previous, node.next, node.graph = previous, before, graph
-    if previous is not None:
-        previous.next = node
-    else:
-        graph._first = node
-    if before is not None:
-        before.previous = node
-    else:
-        graph._last = node
-    graph.node_count += 1
-
-
-def _unlink(node: Node) -> None:
-    graph = node.graph
-    assert graph is not None
-    if node.previous is not None:
-        node.previous.next = node.next
-    else:
-        graph._first = node.next
-    if node.next is not None:
-        node.next.previous = node.previous
-    else:
-        graph._last = node.previous
-    graph.node_count -= 1
-    node.graph = None  # next/previous stay, so that a running iteration finds its way
-
-
-def _add_uses(node: Node) -> None:
-    for i, value in enumerate(node.inputs):
-        if value is not None:
-            value.uses[(node, i)] = None
-
-
-def _drop_uses(node: Node) -> None:
-    for i, value in enumerate(node.inputs):
-        if value is not None:
-            value.uses.pop((node, i), None)
-
-
-def _nested(node: Node) -> list[Graph]:
-    return [sub for g in node.graphs() for sub in g.all_graphs()] if node.attributes else []
-
-
-def _attach(graph: Graph, node: Node, before: Node | None) -> None:
-    _link(graph, node, before)
-    _add_uses(node)
-    for sub in _nested(node):
-        for n in sub.nodes():
-            _add_uses(n)
-        for i, v in enumerate(sub.outputs):
-            v.returned[(sub, i)] = None
-
-
-def _detach(node: Node) -> None:
-    _drop_uses(node)
-    for sub in _nested(node):
-        for n in sub.nodes():
-            _drop_uses(n)
-        for i, v in enumerate(sub.outputs):
-            v.returned.pop((sub, i), None)
-    _unlink(node)
-
-
-def attach(graph: Graph, node: Node, *, before: Node | None = None) -> Node:
-    """Put a finished node (with its outputs) into a graph, at the end or before another node."""
-    model = graph.model
-    for i, out in enumerate(node.outputs):
-        out.node, out.index, out.graph = node, i, graph
-    _attach(graph, node, before)
-    if model.journal is not None:
-        model.journal.inserted[node] = None
-        _record(model, lambda: _detach(node))
-    return node
-
-
-def erase(node: Node) -> None:
-    """Take a node out of its graph; none of its outputs may be in use."""
-    graph = node.graph
-    assert graph is not None
-    assert not any(o.is_used for o in node.outputs), f"erasing {node!r} whose outputs are in use"
-    model, after = graph.model, node.next
-    while after is not None and after.graph is not graph:
-        after = after.next
-    _detach(node)
-    journal = model.journal
-    if journal is None:
-        return
-    if node in journal.inserted:
-        del journal.inserted[node]
-
-        def restore() -> None:
-            journal.inserted[node] = None
-            _attach(graph, node, after)
-
-        _record(model, restore)
-        return
-    journal.erased[node] = graph
-    _record(model, lambda: _attach(graph, node, after))
-
-
-def set_input(node: Node, index: int, value: Value | None) -> None:
-    """Change one operand of a node; operands beyond the end are filled with missing ones."""
-    inputs = list(node.inputs) + [None] * (index + 1 - len(node.inputs))
-    inputs[index] = value
-    set_inputs(node, inputs)
-
-
-def set_inputs(node: Node, inputs: Sequence[Value | None]) -> None:
-    """Change all operands of a node; trailing missing ones are dropped."""
-    new = list(inputs)
-    while new and new[-1] is None:
-        new.pop()
-    old = node.inputs
-    if tuple(new) == old:
-        return
-    _rewire(node, tuple(new))
-    if node.graph is not None and (journal := node.graph.model.journal) is not None and node not in journal.inserted:
-        journal.modified[node] = None
-
-
-def _rewire(node: Node, inputs: tuple[Value | None, ...]) -> None:
-    old = node.inputs
-    _assign_inputs(node, inputs)
-    if node.graph is not None and (journal := node.graph.model.journal) is not None:
-        if node not in journal.inserted:
-            journal.inputs_before.setdefault(node, old)
-        _record(node.graph.model, lambda: _assign_inputs(node, old))
-
-
-def _rewire_at(node: Node, index: int, value: Value | None) -> None:
-    """Change one operand that is there; nodes may have tens of thousands, so the others are not looked at."""
-    old = node.inputs[index]
-    before = node.inputs
-    _assign_input(node, index, value)
-    if node.graph is not None and (journal := node.graph.model.journal) is not None:
-        if node not in journal.inserted:
-            journal.inputs_before.setdefault(node, before)
-        _record(node.graph.model, lambda: _assign_input(node, index, old))
-
-
-def _assign_input(node: Node, index: int, value: Value | None) -> None:
-    old = node.inputs[index]
-    inputs = list(node.inputs)
-    inputs[index] = value
-    node.inputs = tuple(inputs)
-    if node.graph is None:
-        return
-    if old is not None:
-        old.uses.pop((node, index), None)
-    if value is not None:
-        value.uses[node, index] = None
-
-
-def _assign_inputs(node: Node, inputs: tuple[Value | None, ...]) -> None:
-    if node.graph is None:
-        node.inputs = inputs
-        return
-    _drop_uses(node)
-    node.inputs = inputs
-    _add_uses(node)
-
-
-def set_attribute(node: Node, name: str, attr: Attr | None) -> None:
-    """Set or (with ``None``) remove an attribute that holds no graph."""
-    old = dict(node.attributes)
-    new = dict(old)
-    if attr is None:
-        new.pop(name, None)
-    else:
-        new[name] = attr
-    node.attributes = new
-    if node.graph is not None and (journal := node.graph.model.journal) is not None:
-        if node not in journal.inserted:
-            journal.modified[node] = None
-            journal.attributes_before.setdefault(node, old)
-        _record(node.graph.model, lambda: setattr(node, "attributes", old))
-
-
-def set_type(value: Value, type_: Type) -> None:
-    """Change what is known of a value's type."""
-    if value.type == type_:
-        return
-    old = value.type
-    value.type = type_
-    if value.graph is not None:
-        _record(value.graph.model, lambda: setattr(value, "type", old))
-
-
-def set_contents(value: Value, contents: tuple[Dim, ...] | None) -> None:
-    """Change what is known of the elements of a small integer tensor."""
-    if value.contents == contents:
-        return
-    old = value.contents
-    value.contents = contents
-    if value.graph is not None:
-        _record(value.graph.model, lambda: setattr(value, "contents", old))
-
-
-def rename(value: Value, name: str) -> None:
-    """Give a value another name; the name must be free or just given up."""
-    old = value.name
-    value.name = name
-    if value.graph is not None:
-        value.graph.model.claim(name)
-        _record(value.graph.model, lambda: setattr(value, "name", old))
-
-
-def set_output(graph: Graph, index: int, value: Value) -> None:
-    """Let a graph return another value at one of its outputs."""
-    old = graph.outputs[index]
-    if graph.model.journal is not None:
-        graph.model.journal.outputs_before.setdefault(graph, list(graph.outputs))
-    _assign_output(graph, index, value)
-    _record(graph.model, lambda: _assign_output(graph, index, old))
-
-
-def _assign_output(graph: Graph, index: int, value: Value) -> None:
-    graph.outputs[index].returned.pop((graph, index), None)
-    graph.outputs[index] = value
-    value.returned[(graph, index)] = None
-
-
-# Compound changes --------------------------------------------------------------------------------
+__all__ = [
+    "NEWEST",
+    "Journal",
+    "add_constant",
+    "add_input",
+    "add_node",
+    "add_output",
+    "add_uses",
+    "adopt",
+    "adopt_constant",
+    "attach",
+    "attach_constant",
+    "begin",
+    "commit",
+    "detach",
+    "drop_output",
+    "erase",
+    "erase_constant",
+    "import_domain",
+    "latest_version",
+    "link",
+    "merge_locs",
+    "move_before",
+    "needs_carrier",
+    "nested",
+    "new_graph",
+    "record",
+    "refine",
+    "release_outputs",
+    "rename",
+    "replace",
+    "replace_all",
+    "replaced",
+    "rewire",
+    "rewire_at",
+    "rollback",
+    "set_attribute",
+    "set_contents",
+    "set_input",
+    "set_inputs",
+    "set_loc",
+    "set_output",
+    "set_type",
+    "transfer",
+    "transfer_constant",
+    "unknown_value",
+    "unlink",
+]
 
 
 def add_node(
@@ -349,7 +126,7 @@ def attach_constant(graph: Graph, value: Value, constant: Constant) -> Value:
     """Make an unattached value a constant of the graph, under its own name."""
     value.constant, value.graph = constant, graph
     graph.constants[value] = None
-    _record(graph.model, lambda: graph.constants.__delitem__(value))
+    record(graph.model, lambda: graph.constants.__delitem__(value))
     return value
 
 
@@ -360,7 +137,7 @@ def erase_constant(value: Value) -> None:
     assert not value.is_used, f"erasing the constant {value!r} which is in use"
     _remember_constants(graph)
     del graph.constants[value]
-    _record(graph.model, lambda: graph.constants.__setitem__(value, None))
+    record(graph.model, lambda: graph.constants.__setitem__(value, None))
 
 
 def _remember_constants(graph: Graph) -> None:
@@ -380,7 +157,7 @@ def replace(old: Value, new: Value) -> None:
     graph = old.graph
     assert graph is not None
     for node, index in list(old.uses):
-        _rewire_at(node, index, new)
+        rewire_at(node, index, new)
     replaced(old, new)
     if old.returned:
         _replace_outputs(graph, old, new)
@@ -393,7 +170,7 @@ def replace_all(pairs: Sequence[tuple[Value, Value]]) -> None:
     """
     standing = dict(pairs)
     for node in dict.fromkeys(node for old, _ in pairs for node, _ in old.uses):
-        _rewire(node, tuple(standing.get(v, v) if v is not None else None for v in node.inputs))
+        rewire(node, tuple(standing.get(v, v) if v is not None else None for v in node.inputs))
     for old, new in pairs:
         replaced(old, new)
         if old.returned and old.graph is not None:
@@ -430,7 +207,7 @@ def _set_declared(value: Value, declared: object) -> None:
     before = value.declared
     value.declared = declared
     if value.graph is not None:
-        _record(value.graph.model, lambda: setattr(value, "declared", before))
+        record(value.graph.model, lambda: setattr(value, "declared", before))
 
 
 def needs_carrier(old: Value, new: Value) -> bool:
@@ -472,7 +249,7 @@ def move_before(node: Node, anchor: Node) -> None:
     while after is not None and after.graph is not graph:
         after = after.next
     _move(node, graph, anchor)
-    _record(graph.model, lambda: _move(node, graph, after))
+    record(graph.model, lambda: _move(node, graph, after))
 
 
 def transfer(node: Node, anchor: Node) -> None:
@@ -484,12 +261,12 @@ def transfer(node: Node, anchor: Node) -> None:
     while after is not None and after.graph is not source:
         after = after.next
     _move(node, target, anchor)
-    _record(target.model, lambda: _move(node, source, after))
+    record(target.model, lambda: _move(node, source, after))
 
 
 def _move(node: Node, graph: Graph, before: Node | None) -> None:
-    _unlink(node)
-    _link(graph, node, before)
+    unlink(node)
+    link(graph, node, before)
     for out in node.outputs:
         out.graph = graph
 
@@ -500,7 +277,7 @@ def transfer_constant(value: Value, graph: Graph) -> None:
     assert source is not None
     _remember_constants(source)
     _move_constant(value, graph)
-    _record(graph.model, lambda: _move_constant(value, source))
+    record(graph.model, lambda: _move_constant(value, source))
 
 
 def _move_constant(value: Value, graph: Graph) -> None:
@@ -515,7 +292,7 @@ def set_loc(node: Node, loc: Loc) -> None:
     old = node.loc
     node.loc = loc
     if node.graph is not None:
-        _record(node.graph.model, lambda: setattr(node, "loc", old))
+        record(node.graph.model, lambda: setattr(node, "loc", old))
 
 
 def merge_locs(nodes: Iterable[Node], by: str) -> Loc:
@@ -572,7 +349,7 @@ def import_domain(model: Model, domain: str, version: int) -> None:
     """Import a domain that the model does not import yet."""
     if domain not in model.opsets:
         model.opsets[domain] = version
-        _record(model, lambda: model.opsets.__delitem__(domain))
+        record(model, lambda: model.opsets.__delitem__(domain))
 
 
 def adopt(graph: Graph, node: Node) -> None:
@@ -580,8 +357,8 @@ def adopt(graph: Graph, node: Node) -> None:
 
     The other model's graph is used up: undoing the change does not bring the node back there.
     """
-    _detach(node)
-    for sub in _nested(node):
+    detach(node)
+    for sub in nested(node):
         sub.model = graph.model
         for value in _all_values(sub):
             graph.model.claim(value.name)

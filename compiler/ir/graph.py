@@ -208,9 +208,14 @@ class Node:
 
 
 class Graph:
-    """Nodes in topological order, inputs, outputs and constants; nested when ``owner`` is a node."""
+    """Nodes in topological order, inputs, outputs and constants; nested when ``owner`` is a node.
 
-    __slots__ = ("_first", "_last", "constants", "extra", "inputs", "model", "name", "node_count", "outputs", "owner")
+    ``owners`` are the nodes that hold nested graphs, so that a model without any is not searched for them.
+    """
+
+    __slots__ = (
+        "_first", "_last", "constants", "extra", "inputs", "model", "name", "node_count", "outputs", "owner", "owners",
+    )  # fmt: skip
 
     def __init__(self, name: str, model: Model, owner: Node | None = None) -> None:
         self.name = name
@@ -220,6 +225,7 @@ class Graph:
         self.outputs: list[Value] = []
         self.constants: dict[Value, None] = {}
         self.node_count = 0
+        self.owners: dict[Node, None] = {}
         self.extra: Any = None
         self._first: Node | None = None
         self._last: Node | None = None
@@ -256,8 +262,9 @@ class Graph:
         while todo:
             graph = todo.pop()
             yield graph
-            nested = [g for n in graph.nodes() if n.attributes for g in n.graphs()]
-            todo.extend(reversed(nested))
+            if graph.owners:
+                nested = [g for n in graph.nodes() if n in graph.owners for g in n.graphs()]
+                todo.extend(reversed(nested))
 
     def all_nodes(self) -> Iterator[Node]:
         """Yield the nodes of this graph and of all nested ones."""
