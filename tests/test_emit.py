@@ -178,9 +178,9 @@ def test_nesting_that_no_file_can_hold_is_refused() -> None:
     condition = edit.add_constant(outer, Constant.of(True, DType.BOOL))
     graph = outer
     for _ in range(200):
-        node = edit.add_node(graph, "If", [condition], [X], version=20)
-        inner = edit.new_graph("sub", model, node)
-        edit.set_attribute(node, "then_branch", Attr("graph", inner))
+        inner = edit.new_graph("sub", model)
+        branch = {"then_branch": Attr("graph", inner)}
+        inner.owner = edit.add_node(graph, "If", [condition], [X], branch, version=20)
         graph = inner
     with pytest.raises(UnsupportedError, match="levels deep"):
         to_proto(model)

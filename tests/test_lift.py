@@ -81,6 +81,7 @@ OLD_REDUCTIONS = (
 UP_TO_12 = (7, 8, 9, 10, 11, 12)
 POOL = {"kernel_shape": [3, 3], "strides": [2, 2]}
 IMAGE = (1, 2, 6, 6)
+BOX = floats(0, 0, 3, 3).reshape(1, 4)
 UPSAMPLED = floats(1, 1, 2, 1.5)
 PER_CHANNEL = (floats(1, 2), floats(0.5, 0), floats(0.1, 0.2), floats(1, 2))
 
@@ -134,7 +135,7 @@ CASES: dict[str, Op] = {
     "grid sample": Op("GridSample", (16, 19), IMAGE, {"mode": "bilinear"}, (np.zeros((1, 2, 2, 2), np.float32),)),
     "grid sample cubic": Op("GridSample", (16,), IMAGE, {"mode": "bicubic"}, (np.full((1, 2, 2, 2), 0.3, np.float32),)),
     "roi align": Op(
-        "RoiAlign", (10, 15), IMAGE, {"output_height": 2, "output_width": 2}, (floats(0, 0, 3, 3).reshape(1, 4), ints(0))
+        "RoiAlign", (10, 15), IMAGE, {"output_height": 2, "output_width": 2}, (BOX, ints(0))
     ),
     "scatter": Op("Scatter", (9, 10), (3, 3), {"axis": 1}, (ints(1, 0).reshape(1, 2), floats(7, 8).reshape(1, 2))),
     "dft": Op("DFT", (17, 19), (1, 8, 1), {"axis": 1}, later=(18, 20, 21)),

@@ -439,6 +439,7 @@ def deep(levels: int) -> ModelProto:
     return model
 
 
+FAR = TensorProto(name="w", data_type=F32, dims=[1], data_location=TensorProto.EXTERNAL)
 LIES = TensorProto(name="w", data_type=F32, dims=[3], raw_data=bytes(8))
 BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "no graph": (lambda: ModelProto(ir_version=8), "no graph"),
@@ -454,9 +455,7 @@ BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "wrong size": (changed(nothing, initializers=[LIES]), "w"),
     "negative dim": (changed(nothing, initializers=[TensorProto(name="w", data_type=F32, dims=[-1])]), "graph 'g'"),
     "no data": (changed(nothing, initializers=[TensorProto(name="w", data_type=F32, dims=[3])]), "w"),
-    "external data": (
-        changed(nothing, initializers=[TensorProto(name="w", data_type=F32, dims=[1], data_location=TensorProto.EXTERNAL)]), "w",
-    ),
+    "external data": (changed(nothing, initializers=[FAR]), "w"),
     "reference outside": (changed(nothing, referring("LeakyRelu", "x", "y", alpha="a")), "LeakyRelu"),
     "recursive function": (
         changed(nothing, node("F", "x", "y", domain="own"), functions=[
@@ -467,7 +466,8 @@ BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
     "function bomb": (lambda: bomb(50), "more than"),
     "function twice": (changed(nothing, functions=[function("F", ["a"], ["a"])] * 2), "own::F"),
     "function without result": (
-        changed(nothing, node("F", "x", "y", domain="own", name="call"), functions=[function("F", ["a"], ["b"])]), "call",
+        changed(nothing, node("F", "x", "y", domain="own", name="call"), functions=[function("F", ["a"], ["b"])]),
+        "call",
     ),
     "call with too many inputs": (
         changed(nothing, node("F", "x x", "y", domain="own", name="call"), functions=[function("F", ["a"], ["a"])]),

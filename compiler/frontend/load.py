@@ -39,7 +39,7 @@ from compiler.ir.dtype import DType
 from compiler.ir.garbage import collection_paused
 from compiler.ir.graph import Attr, Graph, Loc, Model, Node, Value
 from compiler.ir.splice import PayloadTable
-from compiler.ir.types import SparseType, TensorType, Type
+from compiler.ir.types import SparseType, TensorType, Type, UnrankedType
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -179,7 +179,7 @@ class _Loader:
             if name in initializers and (graph.owner is not None or self.result.ir_version < 4):
                 continue  # a constant: before IR version 4 every initializer had to be listed as an input
             value = self.value(frame, name)
-            value.type = type_of(info.type, self.result)
+            value.type = _enforced(type_of(info.type, self.result)) if graph.owner is None else type_of(info.type, self.result)
             value.declared = info
             edit.add_input(graph, value)
             scope.names[name] = value
@@ -328,6 +328,13 @@ class _Loader:
         graph = edit.new_graph(proto.name, self.result, owner)
         self.fill(graph, proto, frame.scope, frame.opsets, prefix=frame.prefix, bindings=frame.bindings)
         return graph
+
+
+def _enforced(type_: Type) -> Type:
+    """Return what the runtime enforces of an input's type: where it is declared a scalar, any shape is accepted."""
+    if isinstance(type_, TensorType) and not type_.shape:
+        return UnrankedType(type_.dtype)
+    return type_
 
 
 def _opsets(proto: ModelProto) -> dict[str, int]:

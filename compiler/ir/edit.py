@@ -1,7 +1,8 @@
 """The one module that changes graphs.
 
-Every change is a handful of primitive steps, and each step that runs while the model has a ``Journal`` is recorded
-with its inverse (``ir.steps``, ``ir.journal``): a transaction is undone by playing the journal backwards, and what a pass touched is read from it.
+Every change is a handful of primitive steps (``ir.steps``), and each step that runs while the model has a ``Journal``
+is recorded with its inverse: a transaction is undone by playing the journal backwards, and what a pass touched is read
+from it.
 
 Contract of every function: the graph is valid before, and valid after.  Names of the user's values survive: when a
 value that a graph returns is replaced, the replacement takes its name.

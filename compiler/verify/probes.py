@@ -19,8 +19,8 @@ import numpy as np
 from compiler.errors import InputError, WorkerError, nearest
 from compiler.ir.dims import Dim, Expr
 from compiler.ir.dtype import DType
-from compiler.ir.graph import Model
-from compiler.ir.types import TensorType, UnrankedType
+from compiler.ir.graph import Model, Value
+from compiler.ir.types import TensorType, Type, UnrankedType
 from compiler.verify.probes_bindings import bindings, size_of, symbols_of
 from compiler.verify.probes_draw import CannotDraw, Slot, draw
 from compiler.verify.probes_roles import role_of
@@ -74,7 +74,7 @@ class ProbePlan:
     def __init__(self, model: Model) -> None:
         """Look at the inputs of a model that was loaded (and, better, inferred)."""
         self.slots = [
-            Slot(v.name, v.type, role_of(v), v.default if v.default is None or v.default.is_readable else None)
+            Slot(v.name, _declared(v), role_of(v), v.default if v.default is None or v.default.is_readable else None)
             for v in model.graph.inputs
         ]
         shapes = [s.type.shape for s in self.slots if isinstance(s.type, TensorType)]
@@ -170,6 +170,14 @@ def _fitted(slot: Slot, value: Any) -> Any:
         f"the input {slot.name!r} is {array.dtype}, and the model takes {slot.type.dtype}", where="inputs",
         hint=f"convert it: array.astype({wanted.name!r})",
     )  # fmt: skip
+
+
+def _declared(value: Value) -> Type:
+    """Return the type to draw: a declared scalar, which the runtime does not enforce, is a scalar still."""
+    proto = value.declared.type.tensor_type if value.declared is not None else None
+    if isinstance(value.type, UnrankedType) and proto is not None and proto.HasField("shape"):
+        return TensorType(value.dtype, ())
+    return value.type
 
 
 def make_probes(model: Model, *, count: int = 3, seed: int = 0, user: Mapping[str, Any] | None = None) -> list[Probe]:
