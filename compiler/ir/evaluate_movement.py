@@ -161,12 +161,19 @@ def _slice(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
     axes = tuple(range(len(starts))) if axes is None else tuple(axis_of(a, data.ndim) for a in axes)
     steps = int_list(node, arrays, "steps", 4)
     steps = (1,) * len(starts) if steps is None else steps
-    if len(set(axes)) != len(starts) or len(steps) != len(starts) or min((*steps, 1)) < 1:
-        raise Refusal("backward, or an axis twice")
+    if len(set(axes)) != len(starts) or len(steps) != len(starts) or 0 in steps:
+        raise Refusal("a step of zero, or an axis twice")
     cuts = [slice(None)] * data.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        cuts[axis] = slice(start, end, step)
+        cuts[axis] = slice(start, end, step) if step > 0 else _backward(start, end, step, data.shape[axis])
     return [data[tuple(cuts)].copy()]
+
+
+def _backward(start: int, end: int, step: int, dim: int) -> slice:
+    """Return the slice from ``start`` down to ``end``, which ONNX clamps to -1, "before the first element"."""
+    first = min(max(start + dim if start < 0 else start, 0), dim - 1)
+    last = min(max(end + dim if end < 0 else end, -1), dim - 1)
+    return slice(first, last if last >= 0 else None, step) if dim else slice(0, 0, 1)
 
 
 def _gather(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
