@@ -170,7 +170,12 @@ def _slice(node: Node, arrays: Arrays, limit: int) -> Sequence[Array]:
 
 
 def _backward(start: int, end: int, step: int, dim: int) -> slice:
-    """Return the slice from ``start`` down to ``end``, which ONNX clamps to -1, "before the first element"."""
+    """Return the slice from ``start`` down to ``end``, which ONNX clamps to -1, "before the first element".
+
+    ONNX Runtime takes the greatest integer for -1 as well, against the standard: left to it.
+    """
+    if end in (2**31 - 1, 2**63 - 1):
+        raise Refusal("backward to the greatest integer")
     first = min(max(start + dim if start < 0 else start, 0), dim - 1)
     last = min(max(end + dim if end < 0 else end, -1), dim - 1)
     return slice(first, last if last >= 0 else None, step) if dim else slice(0, 0, 1)
