@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from compiler.analyzing import analyze_model
     from compiler.api import check_models, compile_model, load_session
     from compiler.backend.surgeon import to_surgeon
-    from compiler.compilation import Result
     from compiler.frontend.surgeon import from_surgeon
+    from compiler.result import Result
     from compiler.surgeon import surgeon_pass
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
 
 _HOMES = {
     "Analysis": "compiler.analysis.report",
-    "Result": "compiler.compilation",
+    "Result": "compiler.result",
     "analyze_model": "compiler.analyzing",
     "check_models": "compiler.api",
     "compile_model": "compiler.api",

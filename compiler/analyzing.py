@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.api import guarded
@@ -37,11 +36,11 @@ def analyze_model(
 
 def _analyze(source: str | os.PathLike[str] | ModelProto, target: str, binding: dict[str, int]) -> Analysis:
     from compiler.analysis.report import analyze
-    from compiler.compilation import prepare
+    from compiler.opening import open_model, prepare
     from compiler.settings import load_target
 
     chosen = load_target(target)
-    model = _load(source)
+    model = open_model(source)
     declared = _declared(model)
     prepare(model)
     symbols = {s for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int) for s in d.symbols()}
@@ -61,16 +60,6 @@ def _analyze(source: str | os.PathLike[str] | ModelProto, target: str, binding: 
         binding=binding,
         notes=(note,) if note else (),
     )
-
-
-def _load(source: str | os.PathLike[str] | ModelProto) -> Model:
-    from compiler.frontend.load import load_model
-
-    if isinstance(source, str | os.PathLike) and Path(source).suffix == ".ir":
-        from compiler.ir.parser import load_text
-
-        return load_text(Path(source))
-    return load_model(source)
 
 
 def _declared(model: Model) -> dict[Value, Type]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import onnxruntime
     from onnx import ModelProto
 
-    from compiler.compilation import Result
+    from compiler.result import Result
     from compiler.verify.certificate import Certificate
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def compile_model(
     verify: bool = True,
     verify_each: bool = True,
     passes: str | Sequence[Any] | None = None,
-    disable: Sequence[str] = (),
+    disable: str | Sequence[str] = (),
     until: str = "",
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     external_data: bool | None = None,
@@ -48,14 +48,14 @@ def compile_model(
     ``ampc targets``) or the path of a TOML file.  ``output`` is a folder for a bundle, or a name that ends in ``.onnx``
     for a plain model with its settings beside it; nothing is written when the call raises.
 
-    ``passes`` is a pipeline (text, or a list of passes, pass names and functions ``(graph, ctx) -> bool``) in place of
-    the default; ``disable`` names passes to leave out; ``until`` stops after a pass.  ``inputs`` (an ``.npz``, or a
-    mapping of arrays) are checked besides the generated ones.  ``external_data`` forces or forbids a data file (default:
-    above 1 GiB).  ``dump_ir`` is a folder for the IR after each pass, ``repro`` one for reproductions of passes that
-    had to be rolled back.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound each request to the child process
+    ``passes`` is a pipeline (text, or a list of passes, pipeline texts and functions ``(graph, ctx) -> bool``) in place
+    of the default; ``disable`` names passes to leave out; ``until`` stops after a pass.  ``inputs`` (an ``.npz``, or a
+    mapping of arrays) are checked besides the generated ones.  ``external_data`` forces or forbids a data file, which there is
+    by default above 1 GiB.  ``dump_ir`` is a folder for the IR after each pass, ``repro`` one for reproductions of
+    passes that had to be rolled back.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound each request to the child process
     that runs models.  ``progress`` is called with the name of each step.
 
-    Raises ``InputError`` (``ModelError`` for the model itself) for what the caller can mend, ``CompilerError`` otherwise.
+    Raises ``InputError`` (``ModelError`` for the model itself) for what the caller can mend, else ``CompilerError``.
     """
 
     def run() -> Result:
@@ -67,7 +67,7 @@ def compile_model(
             verify=verify,
             verify_each=verify_each,
             passes=passes,
-            disable=tuple(disable),
+            disable=(disable,) if isinstance(disable, str) else tuple(disable),
             until=until,
             inputs=_arrays(inputs),
             external_data=external_data,
@@ -136,7 +136,7 @@ def guarded(run: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _without_cycle_collection() -> Iterator[None]:
-    """Keep Python from searching a growing graph for garbage cycles over and over: a quarter of the time of large models."""
+    """Keep Python from searching a growing graph for garbage cycles: a quarter of the time of large models."""
     import gc
 
     enabled = gc.isenabled()
@@ -169,5 +169,8 @@ def _arrays(inputs: str | os.PathLike[str] | Mapping[str, Any] | None) -> Mappin
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise InputError(
-            "the inputs cannot be read", where=str(inputs), why=str(error), hint="save them with numpy.savez(path, name=array)"
+            "the inputs cannot be read",
+            where=str(inputs),
+            why=str(error),
+            hint="save them with numpy.savez(path, name=array)",
         ) from error

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.backend.session import read_bundle
-from compiler.compilation import prepare
 from compiler.errors import InputError
 from compiler.frontend.load import load_model
+from compiler.opening import open_model, prepare
 from compiler.settings import load_target, runtime_limits
 from compiler.verify.equivalence import verify_result
 from compiler.verify.worker import shared_worker
@@ -33,7 +33,7 @@ def check(
     """Run both models on the same inputs; the first is the reference."""
     reference, _ = _model_of(first)
     candidate, settings = _model_of(second)
-    model = load_model(reference)
+    model = open_model(reference)
     prepare(model)
     load_model(candidate)  # refuses malformed and hostile files before the runtime sees them
     worker = shared_worker()

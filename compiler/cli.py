@@ -8,8 +8,8 @@ Exit codes: 0 success, and for what is compiled or checked a verified result onl
 2 the user's input; 130 interrupted; 141 nobody reads what is written.
 
 Decisions: everything heavy is imported inside the commands, and the help is plain text, since typer's coloured help
-alone takes half of the 0.3 s in which ``ampc --help`` must answer.  Commands of plugins (entry point group
-``ampc.commands``, name → ``function(argv) -> exit code``) are looked for only when no command of ours has the name.
+alone takes half of the 0.3 s in which ``ampc --help`` must answer.  Commands of plugins (``cli_plugins``) are looked
+for only when no command of ours has the name.
 Typer is told to raise instead of printing, so that a wrong option looks like any other error.
 """
 
@@ -22,19 +22,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from compiler import cli_options as opt
-from compiler.errors import AmpcError, InputError
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-PLUGINS = "ampc.commands"
-"""The entry point group of further commands."""
+from compiler import cli_plugins
+from compiler.errors import AmpcError, InputError, UnknownNameError, nearest
 
 _USAGE: tuple[type[Exception], ...] = tuple(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ in ("ClickException", "TyperException")
@@ -45,49 +40,27 @@ _USAGE: tuple[type[Exception], ...] = tuple(
 # The command line as a whole ---------------------------------------------------------------------
 
 
-class _PluginCommand(TyperCommand):
-    """A command that an installed package adds; it gets its arguments as they are."""
-
-    def __init__(self, entry: EntryPoint) -> None:
-        settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-        super().__init__(
-            entry.name, context_settings=settings, add_help_option=False, help=f"From {_distribution(entry)}."
-        )
-        self.entry = entry
-
-    def invoke(self, ctx: Any) -> None:
-        """Load the function and call it; its return value is the exit code."""
-        try:
-            function = self.entry.load()
-        except (ImportError, AttributeError) as error:
-            raise InputError(
-                f"the command {self.entry.name!r} cannot be loaded",
-                where=f"{self.entry.value}, from {_distribution(self.entry)}",
-                why=str(error),
-                hint="reinstall the package, or uninstall it",
-            ) from error
-        raise typer.Exit(function([*ctx.args]) or 0)
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else entry.value
-
-
 class _Commands(TyperGroup):
     """Our commands and those of plugins, and the place where every error ends."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return our commands in their order, then those of plugins."""
         own = super().list_commands(ctx)
-        return own + [name for name in _plugins() if name not in own]
+        return own + [name for name in cli_plugins.plugins() if name not in own]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command of ours, or else of a plugin."""
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name.startswith("-"):
             return own
-        entry = _plugins().get(cmd_name)
-        return None if entry is None else _PluginCommand(entry)
+        entry = cli_plugins.plugins().get(cmd_name)
+        return None if entry is None else cli_plugins.PluginCommand(entry)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name; raises ``UnknownNameError`` when there is none."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise UnknownNameError(f"there is no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run the command line and exit."""
@@ -103,12 +76,6 @@ class _Commands(TyperGroup):
         if code == 130:
             _warn("interrupted; nothing was left half-written")
         sys.exit(code)
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    from importlib import metadata
-
-    return {e.name: e for e in sorted(metadata.entry_points(group=PLUGINS), key=lambda e: (e.name, e.value))}
 
 
 def _fail(error: Exception, *, as_json: bool) -> int:
@@ -197,15 +164,17 @@ def _warn(text: str) -> None:
 
 @contextlib.contextmanager
 def _progress(doing: str, *, hidden: bool) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what goes on; yields a function that takes the name of each step."""
+    """Show a bar on a terminal, with what goes on and for how long; yields a function that takes each step's name."""
     if hidden or not sys.stderr.isatty():
         yield lambda step: None
         return
     from rich.console import Console
-    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status(escape(doing)) as status:
-        yield lambda step: status.update(escape(f"{doing}: {step}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda step: bar.update(task, description=f"{doing}: {step}")
 
 
 # Commands ----------------------------------------------------------------------------------------

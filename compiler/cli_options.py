@@ -131,22 +131,14 @@ Pass = Annotated[
 ]
 
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
 def parse_size(text: str | None) -> int | None:
     """Return bytes for a text such as ``8GiB``; raises ``InputError``."""
-    if text is None:
-        return None
-    number = text.rstrip("BbGgMmKkIi ")
-    unit = text[len(number) :].strip().lower().removesuffix("b")
+    from targets.quantity import Size
+
     try:
-        size = int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise InputError(f"{text!r} is not a size", hint="write a number with a unit: 500MB, 8GiB")
-    return size
+        return None if text is None else int(Size.parse(text).value)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a size", why=str(error), hint="write for example 500MB or 8GiB") from error
 
 
 def parse_binding(texts: Sequence[str]) -> dict[str, int]:

@@ -22,14 +22,13 @@ from compiler.backend import bundle
 from compiler.backend.atomic import AtomicFolder, write_atomic
 from compiler.backend.emit import Limits, emit, payload_table
 from compiler.backend.write import embedded_size, materialize, serialize
-from compiler.errors import CompilerError, InputError, ModelError, UnsupportedError
-from compiler.frontend.lift import lift, pinned
-from compiler.frontend.load import load_model
+from compiler.errors import InputError, ModelError, UnsupportedError
 from compiler.ir.graph import Model
-from compiler.ir.infer import infer
-from compiler.ir.splice import PayloadTable
-from compiler.manager import PassRecord, Runner, Step
+from compiler.manager import Runner, Step
 from compiler.observe import Dumper, Progress
+from compiler.opening import open_model, prepare
+from compiler.planning import plan
+from compiler.result import TIMES, Attempt, Measures, Result, report_check, report_model, seconds_by_pass
 from compiler.rewrite.transform import Context
 from compiler.settings import load_target, runtime_limits, versions
 
@@ -68,59 +67,32 @@ class Options:
     progress: Callable[[str], None] | None = None
 
 
-class Result:
-    """A compiled model: ``model`` (ModelProto), ``settings`` (providers and options), ``report`` (evidence).
-
-    ``path`` is where it was written, ``None`` when no output was asked for.
-    """
-
-    def __init__(
-        self, settings: dict[str, Any], report: dict[str, Any], *, path: Path | None, make: Callable[[], ModelProto]
-    ) -> None:
-        self.settings = settings
-        self.report = report
-        self.path = path
-        self._make = make
-        self._model: ModelProto | None = None
-
-    @property
-    def model(self) -> ModelProto:
-        """The model with all its weights, made when first asked for."""
-        if self._model is None:
-            self._model = self._make()
-        return self._model
-
-    @property
-    def certificate(self) -> dict[str, Any]:
-        """What was checked, as in ``ampc.json``."""
-        return dict(self.report["verification"])
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One run of the pipeline and what came of it."""
-
-    model: Model
-    records: list[PassRecord]
-    proto: ModelProto
-    table: PayloadTable
-    regions: Any = None
-
-
 @dataclass(slots=True)
 class Compilation:
     """The state of one call of ``compile_model``."""
 
     source: str | os.PathLike[str] | ModelProto
+    """What the caller named as the model."""
     options: Options
+    """What the caller asked for."""
     target: Target = field(init=False)
+    """What the result is for."""
     steps: list[Step] = field(init=False)
+    """The pipeline."""
     limits: Limits = field(init=False)
+    """Opsets and IR versions that may be emitted."""
     started: float = field(default_factory=time.perf_counter)
+    """When the call began."""
     banned: dict[str, str] = field(default_factory=dict)
+    """Passes at fault so far, and why."""
     notes: list[str] = field(default_factory=list)
+    """What the report says besides."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Time by stage."""
     dumper: Dumper | None = None
+    """Writes the IR after each pass, when asked for."""
+    scratch: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Temporary folders; they go when the call ends."""
 
     def run(self) -> Result:
         """Compile; raises the errors of ``compile_model``."""
@@ -128,7 +100,7 @@ class Compilation:
         try:
             model = self._load()
             self._check_versions(model)
-            with self._destination() as place:
+            with self.scratch, self.destination() as place:
                 return self._compile(model, place)
         except UnsupportedError as error:
             return self._hand_on(error)
@@ -145,21 +117,14 @@ class Compilation:
         self.target = load_target(o.target)
         if o.output is not None:
             bundle.check_output(o.output, [self.path] if self.path is not None else [])
-        pipeline = o.passes if o.passes is not None else ", ".join(self.target.pipeline.passes)
-        if isinstance(pipeline, str):
-            self.steps = manager.parse_pipeline(pipeline if pipeline.strip() or o.passes is not None else manager.DEFAULT_PIPELINE)
-        else:
-            self.steps = [_as_step(p, i) for i, p in enumerate(pipeline)]
-        known = [*manager.known_passes(), *manager.pass_names(self.steps)]
-        for name in (*o.disable, *([o.until] if o.until else [])):
-            if name not in known:
-                manager.make_pass(name)  # raises with a suggestion
+        reach = [o.until] if o.until else []
+        self.steps = plan(o.passes, target=self.target, disable=o.disable, reach=reach)
         runtime_opset, runtime_ir = runtime_limits()
         opset = self.target.runtime.opset
         ir = self.target.runtime.ir_version.max
         self.limits = Limits(
             min_opset=opset.min or 0,
-            max_opset=min(opset.max or runtime_opset, runtime_opset) if runtime_opset <= 26 else runtime_opset,
+            max_opset=min(opset.max or runtime_opset, runtime_opset),
             max_ir=min(ir or runtime_ir, runtime_ir),
         )
         if o.dump_ir is not None:
@@ -167,22 +132,16 @@ class Compilation:
 
     def _load(self) -> Model:
         with self._timed("load"):
-            path = self.path
-            if path is not None and path.suffix == ".ir":
-                from compiler.ir.parser import load_text
-
-                model = load_text(path)
-            else:
-                model = load_model(self.source)
+            model = open_model(self.source)
         with self._timed("infer"):
             prepare(model)
         return model
 
     def _check_versions(self, model: Model) -> None:
-        version = model.opsets.get("", 0)
-        if version > self.limits.max_opset:
+        version, newest = model.opsets.get("", 0), runtime_limits()[0]
+        if version > newest:
             raise ModelError(
-                f"the model needs opset {version}; the installed ONNX Runtime loads up to {self.limits.max_opset}",
+                f"the model needs opset {version}; the installed ONNX Runtime loads up to {newest}",
                 where=str(self.path or "model"),
                 hint="install a newer onnxruntime, or export with a lower opset",
             )
@@ -190,7 +149,7 @@ class Compilation:
     # The road ------------------------------------------------------------------------------------
 
     def _compile(self, model: Model, place: Path | None) -> Result:
-        before = _measure(model)
+        before = Measures.of(model)
         for _ in range(_ATTEMPTS):
             attempt = self._attempt(model)
             files, candidate = self._write(attempt, place)
@@ -204,16 +163,18 @@ class Compilation:
                     hint="give inputs that the model runs on (--inputs data.npz), or compile with --no-verify",
                 )
             if not self._ban(attempt, certificate):
-                return self._give_up(certificate)
+                raise UnsupportedError("no rewritten form of the model could be verified", why=certificate.reason)
             model = self._load()
         else:
-            raise CompilerError("the result could not be verified", why="; ".join(self.notes))
+            raise UnsupportedError("no rewritten form of the model could be verified", why="; ".join(self.notes))
         report = self._report(attempt, before, certificate)
         if place is not None:
-            self._write_manifest(place, files, report)
-        return self._result(attempt, report)
+            self.write_manifest(place, files, report)
+        settings = self.target.session_settings()
+        proto, table = attempt.proto, attempt.table
+        return Result(settings, report, path=self.options.output, make=lambda: materialize(proto, table))
 
-    def _attempt(self, model: Model) -> _Attempt:
+    def _attempt(self, model: Model) -> Attempt:
         from compiler.verify.regions import RegionLog
 
         o = self.options
@@ -222,7 +183,6 @@ class Compilation:
         if regions is not None:
             observers.append(regions)
         if self.dumper is not None:
-            self.dumper.count = 0
             self.dumper.start(model)
             observers.append(self.dumper)
         if o.progress is not None:
@@ -240,14 +200,15 @@ class Compilation:
         with self._timed("emit"):
             table = payload_table(model)
             proto = emit(model, table, limits=self.limits)
-        return _Attempt(model, records, proto, table, regions)
+        return Attempt(model, records, proto, table, regions)
 
     def _evaluator(self, model: Model) -> Any:
         from compiler.verify.fold import runtime_evaluator
 
-        return runtime_evaluator(self._worker, model=model)
+        return runtime_evaluator(self.worker, model=model)
 
-    def _worker(self) -> Worker:
+    def worker(self) -> Worker:
+        """Return the child process that runs models, with the caller's limits."""
         from compiler.verify.worker import shared_worker
 
         worker = shared_worker()
@@ -266,7 +227,7 @@ class Compilation:
 
     # Verification --------------------------------------------------------------------------------
 
-    def _verify(self, attempt: _Attempt, candidate: Path | bytes | None) -> Certificate | None:
+    def _verify(self, attempt: Attempt, candidate: Path | bytes | None) -> Certificate | None:
         if not self.options.verify:
             return None
         from compiler.verify.equivalence import verify_result
@@ -281,14 +242,14 @@ class Compilation:
                 model=attempt.model,
                 regions=attempt.regions,
                 settings=self.target.session_settings(),
-                worker=self._worker(),
+                worker=self.worker(),
                 max_ir=self.limits.max_ir,
                 inputs=self.options.inputs,
                 seed=self.options.seed,
                 repro=self.options.repro,
             )
 
-    def _ban(self, attempt: _Attempt, certificate: Certificate) -> bool:
+    def _ban(self, attempt: Attempt, certificate: Certificate) -> bool:
         """Ban the passes at fault; without a culprit, the latest pass that changed something."""
         guilty = [p for p in certificate.guilty if p not in self.banned]
         if not guilty:
@@ -299,13 +260,10 @@ class Compilation:
             self.notes.append(f"pass {name!r} was rolled back: {certificate.reason}")
         return bool(guilty)
 
-    def _give_up(self, certificate: Certificate) -> Result:
-        raise UnsupportedError("no rewritten form of the model could be verified", why=certificate.reason)
-
     # Output --------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _destination(self) -> Iterator[Path | None]:
+    def destination(self) -> Iterator[Path | None]:
         """Yield the folder to write into; it is put into place only when nothing was raised."""
         output = self.options.output
         if output is None:
@@ -325,7 +283,7 @@ class Compilation:
             if (folder / name).exists():
                 os.replace(folder / name, output.with_name(name))
 
-    def _write(self, attempt: _Attempt, place: Path | None) -> tuple[dict[str, Any], Path | bytes | None]:
+    def _write(self, attempt: Attempt, place: Path | None) -> tuple[dict[str, Any], Path | bytes | None]:
         o = self.options
         with self._timed("write"):
             if place is not None:
@@ -341,16 +299,16 @@ class Compilation:
                 return {}, b"".join(serialize(attempt.proto, attempt.table))
             return {}, self._scratch(attempt)
 
-    def _scratch(self, attempt: _Attempt) -> Path:
-        """Write a large candidate into a temporary folder that goes when this process ends."""
-        folder = Path(tempfile.mkdtemp(prefix="ampc-"))
-        _SCRATCH.append(folder)
+    def _scratch(self, attempt: Attempt) -> Path:
+        """Write a large candidate into a temporary folder that goes when this compilation ends."""
+        folder = Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="ampc-")))
         kept = type(attempt.proto)()
         kept.CopyFrom(attempt.proto)
         bundle.write_model(folder, "model.onnx", kept, attempt.table)
         return folder / "model.onnx"
 
-    def _write_manifest(self, place: Path, files: dict[str, Any], report: dict[str, Any]) -> None:
+    def write_manifest(self, place: Path, files: dict[str, Any], report: dict[str, Any]) -> None:
+        """Write settings and report beside the model: ``ampc.json``, or the file that goes with a plain model."""
         output = self.options.output
         assert output is not None
         plain = bundle.is_plain(output)
@@ -359,45 +317,25 @@ class Compilation:
             "model": output.name if plain else "model.onnx",
             "files": files,
             "settings": self.target.session_settings(),
-            **{k: v for k, v in report.items() if k != "seconds"},
+            **{k: v for k, v in report.items() if k != TIMES},
         }
         name = bundle.sidecar(output).name if plain else "ampc.json"
         write_atomic(place / name, [bundle.to_json(manifest)])
 
-    def _report(self, attempt: _Attempt, before: dict[str, Any], certificate: Certificate | None) -> dict[str, Any]:
-        after = _measure(attempt.model)
+    def _report(self, attempt: Attempt, before: Measures, certificate: Certificate | None) -> dict[str, Any]:
+        spent = {what: round(seconds, 4) for what, seconds in self.seconds.items()}
+        total = round(time.perf_counter() - self.started, 4)
         return {
-            "status": "verified" if certificate is not None and certificate.verified else "unverified",
             "target": self.target.name,
             "pipeline": manager.format_pipeline(self.steps),
-            "nodes_before": before["nodes"],
-            "nodes_after": after["nodes"],
-            "bytes_before": before["bytes"],
-            "bytes_after": after["bytes"],
-            "census_before": before["census"],
-            "census_after": after["census"],
-            "opset": {"before": attempt.model.opsets.get("", 0), "after": _opset(attempt.proto)},
-            "passes": [_stable(r.to_json()) for r in attempt.records],
+            **report_check(certificate),
+            **report_model(attempt, before),
             "rolled_back": dict(sorted(self.banned.items())),
             "disabled": sorted(self.options.disable),
-            "overridable_initializers": list(getattr(attempt.model.extra, "overridable", [])),
             "notes": list(self.notes),
-            "verification": certificate.to_json() if certificate is not None else {"status": "unverified", "why": "--no-verify"},
             "versions": versions(),
-            "seconds": self._seconds(attempt),
+            TIMES: {**spent, "total": total, "pass": seconds_by_pass(attempt.records)},
         }
-
-    def _seconds(self, attempt: _Attempt) -> dict[str, Any]:
-        spent = {k: round(v, 4) for k, v in self.seconds.items()}
-        each: dict[str, float] = {}
-        for r in attempt.records:
-            each[r.name] = round(each.get(r.name, 0.0) + r.ms / 1e3, 5)
-        return {**spent, "total": round(time.perf_counter() - self.started, 4), "pass": each}
-
-    def _result(self, attempt: _Attempt, report: dict[str, Any]) -> Result:
-        output = self.options.output
-        settings = self.target.session_settings()
-        return Result(settings, report, path=output, make=lambda: materialize(attempt.proto, attempt.table))
 
     # The original, unchanged ---------------------------------------------------------------------
 
@@ -406,46 +344,3 @@ class Compilation:
         from compiler.handed_on import hand_on
 
         return hand_on(self, why)
-
-
-_SCRATCH: list[Path] = []
-"""Temporary folders of results that were never asked to be written; removed at exit."""
-
-
-def prepare(model: Model) -> None:
-    """Lift old operator forms and infer types; some forms can be lifted only when types are known."""
-    lift(model)
-    infer(model.graph)
-    waiting = len(pinned(model.graph))
-    if waiting:
-        lift(model)
-        if len(pinned(model.graph)) < waiting:
-            infer(model.graph)
-
-
-def _as_step(item: Any, index: int) -> Step:
-    if callable(item) and not hasattr(item, "run"):
-        return manager.function_pass(getattr(item, "__name__", f"function-{index}").replace("_", "-"), item)
-    if isinstance(item, str):
-        return manager.make_pass(item)
-    return item  # type: ignore[no-any-return]  # a Pass or a Fixpoint
-
-
-def _stable(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k != "ms"}
-
-
-def _opset(proto: ModelProto) -> int:
-    return next((int(o.version) for o in proto.opset_import if o.domain == ""), 0)
-
-
-def _measure(model: Model) -> dict[str, Any]:
-    """Count nodes, operators and bytes of constants."""
-    census: dict[str, int] = {}
-    size = nodes = 0
-    for graph in model.graph.all_graphs():
-        nodes += graph.node_count
-        for node in graph.nodes():
-            census[node.qualified] = census.get(node.qualified, 0) + 1
-        size += sum(v.constant.nbytes for v in graph.constants if v.constant is not None)
-    return {"nodes": nodes, "bytes": size, "census": dict(sorted(census.items(), key=lambda i: (-i[1], i[0])))}

@@ -19,6 +19,8 @@ from compiler.errors import InputError
 from compiler.ir.graph import Model
 from compiler.manager import PassRecord, Runner
 from compiler.observe import Progress, Snapshots
+from compiler.planning import plan
+from compiler.settings import load_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,9 @@ def dump_model(
     if not options.wanted:
         text = _texts(options, "") if options.output is None else _saves(options.output)
         return {f"{source.name} as loaded": text(load(source))}
-    steps = _steps(options)
+    steps = plan(
+        options.passes, target=load_target(options.target), disable=options.disable, reach=options.wanted
+    )
     model = load(source)
     found: dict[str, str] = {}
     snapshots = {name: _snapshots(name, options) for name in options.wanted}
@@ -85,11 +89,9 @@ def dump_model(
 
 def load(path: Path) -> Model:
     """Return a model file or IR text as the pipeline gets it: lifted, with types."""
-    from compiler.compilation import prepare
-    from compiler.frontend.load import load_model
-    from compiler.ir.parser import load_text
+    from compiler.opening import open_model, prepare
 
-    model = load_text(path) if path.suffix == ".ir" else load_model(path)
+    model = open_model(path)
     prepare(model)
     return model
 
@@ -114,27 +116,6 @@ def _check(options: DumpOptions, source: Path) -> None:
         raise InputError("-o writes the IR around one pass", hint="name one of --before, --after and --around")
 
 
-def _steps(options: DumpOptions) -> list[manager.Step]:
-    from compiler.settings import load_target
-
-    pipeline = options.passes
-    if pipeline is None:
-        pipeline = ", ".join(load_target(options.target).pipeline.passes) or manager.DEFAULT_PIPELINE
-    steps = manager.parse_pipeline(pipeline)
-    present = manager.pass_names(steps)
-    for name in (*options.wanted, *options.disable):
-        if name not in present:
-            manager.make_pass(name)  # raises with a suggestion when there is no such pass at all
-    for name in options.wanted:
-        if name not in present:
-            raise InputError(
-                f"pass {name!r} is not in the pipeline",
-                why=f"the pipeline is {manager.format_pipeline(steps)}",
-                hint=f"say which one it is with --passes, for example --passes {name}",
-            )
-    return steps
-
-
 def _run(
     model: Model,
     steps: list[manager.Step],
@@ -143,7 +124,6 @@ def _run(
     progress: Callable[[str], None] | None,
 ) -> list[PassRecord]:
     from compiler.rewrite.transform import Context
-    from compiler.settings import load_target
     from compiler.verify.fold import runtime_evaluator
     from compiler.verify.worker import shared_worker
 

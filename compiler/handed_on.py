@@ -17,29 +17,28 @@ from compiler.errors import ModelError, UnsupportedError, WorkerError
 from compiler.frontend.files import open_regular
 from compiler.frontend.wire import read_skeleton
 from compiler.ir.wire import tensors
+from compiler.result import Result
 from compiler.settings import versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from compiler.compilation import Compilation, Result
+    from compiler.compilation import Compilation
 
 
 def hand_on(job: Compilation, why: UnsupportedError) -> Result:
     """Return (and write) the original; raises ``ModelError`` when the runtime refuses it as well."""
-    from compiler.compilation import Result
-
     data = _original(job, why)
     checked = _runtime_loads(job, data, why) if job.options.verify else False
     settings = job.target.session_settings()
     report = _report(job, why, len(data), checked)
     if job.options.output is not None:
-        with job._destination() as place:
+        with job.destination() as place:
             assert place is not None
             name = job.options.output.name if bundle.is_plain(job.options.output) else "model.onnx"
             size = write_atomic(place / name, [data])
             files = {name: {"bytes": size, "sha256": hashlib.sha256(data).hexdigest()}}
-            job._write_manifest(place, files, report)
+            job.write_manifest(place, files, report)
     return Result(settings, report, path=job.options.output, make=lambda: _parse(data))
 
 
@@ -64,7 +63,7 @@ def _original(job: Compilation, why: UnsupportedError) -> Any:
 
 
 def _runtime_loads(job: Compilation, data: Any, why: UnsupportedError) -> bool:
-    worker = job._worker()
+    worker = job.worker()
     try:
         worker.unload(worker.load(job.path or clipped(bytes(data), job.limits.max_ir)))
     except WorkerError as error:

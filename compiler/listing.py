@@ -10,6 +10,7 @@ from typing import Any
 from compiler import manager
 from compiler.errors import UnknownNameError, nearest
 from compiler.manager import Fixpoint, Step
+from compiler.planning import plan
 from compiler.rewrite.transform import Pass
 from compiler.settings import converted, load_target
 
@@ -53,10 +54,7 @@ def pipeline(passes: str | None, *, target: str, disable: Sequence[str] = (), un
     Raises what ``compile_model`` raises for a pipeline, target or pass name that does not exist.
     """
     chosen = load_target(target)
-    text = passes if passes is not None else ", ".join(chosen.pipeline.passes) or manager.DEFAULT_PIPELINE
-    steps = manager.parse_pipeline(text)
-    for name in (*disable, *([until] if until else [])):
-        manager.make_pass(name)
+    steps = plan(passes, target=chosen, disable=disable, reach=[until] if until else [])
     rows = list(_rows(steps, depth=0))
     last = next((i for i, row in enumerate(rows) if until and row["pass"] == until), len(rows) - 1)
     for i, row in enumerate(rows):

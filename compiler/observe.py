@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiler.errors import InputError
@@ -26,15 +26,20 @@ class Dumper:
     """
 
     folder: Path
-    count: int = 0
+    """Where the files go; made when it is not there."""
+    written: list[Path] = field(default_factory=list)
+    """The files of this run of the pipeline."""
 
     def start(self, model: Model) -> None:
-        """Write the model as it was loaded."""
+        """Write the model as it was loaded; what an earlier run of the pipeline wrote goes."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             why = str(error)
             raise InputError("the folder for IR dumps cannot be made", where=str(self.folder), why=why) from error
+        for path in self.written:
+            path.unlink(missing_ok=True)
+        self.written.clear()
         self._write(model, "input")
 
     def before(self, model: Model, name: str) -> None:
@@ -42,15 +47,15 @@ class Dumper:
 
     def after(self, model: Model, record: PassRecord, journal: Journal) -> None:
         """Write the model as the pass left it."""
-        self.count += 1
         self._write(model, record.name)
 
     def _write(self, model: Model, name: str) -> None:
-        path = self.folder / f"{self.count:03d}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.ir"
+        path = self.folder / f"{len(self.written):03d}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.ir"
         try:
             path.write_text(print_model(model, loc=True), encoding="utf-8")
         except OSError as error:
             raise InputError("an IR dump cannot be written", where=str(path), why=str(error)) from error
+        self.written.append(path)
 
 
 @dataclass(slots=True)

@@ -45,9 +45,16 @@ class FlushDenormals(Pass):
 
     limit: str = "2GiB"
 
+    def __post_init__(self) -> None:
+        """Refuse a limit that is no size, before anything runs."""
+        self._limit()
+
+    def _limit(self) -> int:
+        return parse_bytes(self.limit, where=f"option limit of {self.name}")
+
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Scan the floating-point constants and replace those that hold denormals."""
-        left = parse_bytes(self.limit, where=f"option limit of {self.name}")
+        left = self._limit()
         flushed = 0
         for g in open_graphs(graph):
             for value in list(g.constants):

@@ -58,10 +58,19 @@ class Fold(Pass):
     budget: str = "16MiB"
     growth: str = "64KiB"
 
+    def __post_init__(self) -> None:
+        """Refuse options that are no sizes, before anything runs."""
+        self._limits()
+
+    def _limits(self) -> tuple[int, int]:
+        return (
+            parse_bytes(self.budget, where=f"option budget of {self.name}"),
+            parse_bytes(self.growth, where=f"option growth of {self.name}"),
+        )
+
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Select, evaluate, and put constants in place of what was computed."""
-        where = f"option of {self.name}"
-        selection = _Selection(parse_bytes(self.budget, where=where), parse_bytes(self.growth, where=where), ctx)
+        selection = _Selection(*self._limits(), ctx)
         for g in open_graphs(graph):
             for node in g.nodes():
                 selection.consider(node)

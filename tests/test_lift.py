@@ -12,12 +12,12 @@ from onnx import ModelProto, helper, numpy_helper
 
 from compiler.backend.emit import Limits, to_proto
 from compiler.backend.lower import express
-from compiler.compilation import prepare
 from compiler.errors import UnsupportedError
 from compiler.frontend.lift import pinned
 from compiler.frontend.load import load_model
 from compiler.ir import edit
 from compiler.ir.verify import verify
+from compiler.opening import prepare
 from tests.agreement import same_outputs
 from tests.isolation import Child
 

@@ -442,6 +442,7 @@ def deep(levels: int) -> ModelProto:
 FAR = TensorProto(name="w", data_type=F32, dims=[1], data_location=TensorProto.EXTERNAL)
 LIES = TensorProto(name="w", data_type=F32, dims=[3], raw_data=bytes(8))
 BROKEN: dict[str, tuple[Callable[[], ModelProto], str]] = {
+    "training": (changed(lambda m: m.training_info.add()), "training"),
     "no graph": (lambda: ModelProto(ir_version=8), "no graph"),
     "cycle": (changed(nothing, node("Add", "x b", "a", name="A"), node("Neg", "a", "b"), node("Neg", "b", "y")), "A"),
     "undefined": (changed(nothing, node("Neg", "nowhere", "y", name="here")), "here"),
@@ -502,7 +503,6 @@ def test_malformed_models_end_with_their_place(name: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m.training_info.add(),
         lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 3)),
         lambda m: m.graph.initializer.add(name="w", data_type=1, dims=[1], float_data=[1]).segment.SetInParent(),
     ],

@@ -11,13 +11,13 @@ from onnx import ModelProto, helper, numpy_helper
 
 from compiler import from_surgeon, surgeon_pass, to_surgeon
 from compiler.backend.emit import to_proto
-from compiler.compilation import prepare
 from compiler.errors import InputError, UnsupportedError
 from compiler.frontend.load import load_model
 from compiler.ir.graph import Model
 from compiler.ir.printer import print_model
 from compiler.ir.verify import verify
 from compiler.manager import Runner
+from compiler.opening import prepare
 from tests.conftest import Compiled
 
 gs: Any = pytest.importorskip("onnx_graphsurgeon")

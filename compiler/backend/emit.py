@@ -20,6 +20,7 @@ from compiler.ir.dtype import DType
 from compiler.ir.garbage import collection_paused
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
 from compiler.ir.splice import PayloadTable
+from compiler.ir.text_fields import readable_text
 from compiler.ir.types import (
     MapType,
     OptionalType,
@@ -66,7 +67,7 @@ def emit(model: Model, table: PayloadTable | None = None, *, limits: Limits | No
     Without a table nothing is a stub.  Raises ``UnsupportedError`` when no opset version within ``limits`` can say it.
     """
     bounds = limits or Limits()
-    with collection_paused():
+    with collection_paused(), readable_text():
         chosen = plan(model, low=bounds.min_opset, high=bounds.max_opset)
         return _Emitter(model, table, chosen, bounds).model()
 

@@ -39,6 +39,7 @@ from compiler.ir.dtype import DType
 from compiler.ir.garbage import collection_paused
 from compiler.ir.graph import Attr, Graph, Loc, Model, Node, Value
 from compiler.ir.splice import PayloadTable
+from compiler.ir.text_fields import readable_text
 from compiler.ir.types import SparseType, TensorType, Type, UnrankedType
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class _Loader:
         """Read everything."""
         proto, model = self.proto, self.result
         if proto.training_info:
-            raise UnsupportedError(
+            raise ModelError(
                 "the model carries training information",
                 why="ampc compiles for inference; what training adds would be lost or wrong afterwards",
                 hint="export the model for inference, or delete training_info",
@@ -120,7 +121,7 @@ class _Loader:
         model.metadata = {p.key: p.value for p in proto.metadata_props}
         for f in proto.functions:
             self.functions.add(f)
-        with collection_paused():
+        with collection_paused(), readable_text():
             model.graph = edit.new_graph(proto.graph.name, model)
             self.fill(model.graph, proto.graph, None, model.opsets)
         return model
@@ -179,7 +180,8 @@ class _Loader:
             if name in initializers and (graph.owner is not None or self.result.ir_version < 4):
                 continue  # a constant: before IR version 4 every initializer had to be listed as an input
             value = self.value(frame, name)
-            value.type = _enforced(type_of(info.type, self.result)) if graph.owner is None else type_of(info.type, self.result)
+            declared = type_of(info.type, self.result)
+            value.type = _enforced(declared) if graph.owner is None else declared
             value.declared = info
             edit.add_input(graph, value)
             scope.names[name] = value
@@ -234,11 +236,14 @@ class _Loader:
 
     def add(self, frame: Frame, proto: NodeProto) -> None:
         """Append one node (or constant, or inlined call) to a graph."""
-        domain, op = normal_domain(proto.domain), proto.op_type
+        domain: Any = normal_domain(proto.domain)
+        op: Any = proto.op_type
         if self.functions.inlines(domain, op, proto):
             self.functions.inline(frame, proto)
             return
         place = Place(proto, frame.prefix)
+        if op.__class__ is bytes or domain.__class__ is bytes:  # what protobuf gives for what is no text
+            raise ModelError("the name of an operator is not UTF-8", where=f"node {proto.name!r}")
         attributes = list(bound(proto, frame.bindings, place)) if proto.attribute else []
         if op == "Constant" and not domain and self._is_constant(frame, proto, attributes, place):
             return

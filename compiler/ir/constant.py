@@ -138,8 +138,8 @@ class Constant:
 
 def _unpack(buffer: Buffer, dtype: DType, size: int) -> Array:
     if not dtype.is_sub_byte:
-        array = np.frombuffer(buffer, dtype=dtype.numpy.newbyteorder("<") if dtype.numpy.kind in "iufc" else dtype.numpy)
-        array = array[:size]
+        stored = dtype.numpy.newbyteorder("<") if dtype.numpy.kind in "iufc" else dtype.numpy
+        array = np.frombuffer(buffer, dtype=stored)[:size]
         return array if array.dtype == dtype.numpy else array.astype(dtype.numpy)
     per_byte = 8 // dtype.bits
     packed = np.frombuffer(buffer, dtype=np.uint8)
@@ -159,7 +159,7 @@ def pack(array: Array, dtype: DType) -> Buffer:
     if not dtype.is_sub_byte:
         if flat.dtype.byteorder == ">":
             flat = flat.astype(flat.dtype.newbyteorder("<"))
-        return memoryview(flat.view(np.uint8)) if flat.size else b""
+        return flat.view(np.uint8).data if flat.size else b""
     mask = (1 << dtype.bits) - 1
     codes = flat.view(np.uint8) & mask if dtype is DType.F4E2M1 else flat.astype(np.int8).view(np.uint8) & mask
     per_byte = 8 // dtype.bits

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 Monomial: TypeAlias = tuple[tuple["Atom", int], ...]
 """Factors with their powers, sorted by text; the empty tuple is 1."""
@@ -48,7 +48,7 @@ class Func:
         return self._hash
 
 
-Atom: TypeAlias = Union[str, Func]
+Atom: TypeAlias = str | Func
 """A symbol's name, or a function of dims."""
 
 
@@ -139,10 +139,13 @@ class Expr:
     def is_symbol(self) -> bool:
         """True when the expression is one symbol and nothing else."""
         (monomial, coefficient), *rest = self.terms
-        return not rest and coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1 and isinstance(monomial[0][0], str)
+        if rest or coefficient != 1 or len(monomial) != 1:
+            return False
+        atom, power = monomial[0]
+        return power == 1 and isinstance(atom, str)
 
 
-Dim: TypeAlias = Union[int, Expr]
+Dim: TypeAlias = int | Expr
 """A static or a dynamic dim."""
 
 

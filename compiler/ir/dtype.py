@@ -62,7 +62,8 @@ class DType(enum.Enum):
         """The numpy element type; raises ``TypeError`` for ``UNKNOWN``."""
         if self._numpy_type is None:
             raise TypeError("an unknown element type has no numpy type")
-        return np.dtype(self._numpy_type)
+        found: np.dtype[Any] = np.dtype(self._numpy_type)
+        return found
 
     @property
     def is_float(self) -> bool:

@@ -215,7 +215,7 @@ def settle(reference: Runs, candidates: Sequence[Probe], *, count: int = 3, seco
 
     Stops after ``seconds``.  A user's probe must run: raises ``InputError`` when the original refuses it.
     """
-    found, started, extra = Settled(), time.monotonic(), 0
+    found, started, extra, starved = Settled(), time.monotonic(), 0, 0
     several = len({_key(p) for p in candidates}) > 1
     for probe in candidates:
         enough = len(found.probes) >= count
@@ -230,7 +230,9 @@ def settle(reference: Runs, candidates: Sequence[Probe], *, count: int = 3, seco
             reference.run(probe)
         except (WorkerError, CannotDraw) as error:
             _refuse(found, probe, error)
-            if isinstance(error, WorkerError) and error.kind in ("load", "crash", "timeout", "memory"):
+            kind = error.kind if isinstance(error, WorkerError) else ""
+            starved += kind == "memory"  # another probe may take another branch
+            if kind in ("load", "crash", "timeout") or starved > 1:
                 break
             continue
         found.probes.append(probe)

@@ -34,6 +34,9 @@ _WORDS = ("a", "b", "hello", "monday", "1", "2.5", "")
 _SPECIAL = (0.0, -0.0, math.inf, -math.inf, math.nan, 1e30, -1e30, 1e-30, 0.5, 1.5, -2.5)
 _EDGES = (0.0, -0.0, 1e-6, -1e-6, 1.0, -1.0, 30.0, -30.0, 0.5, -2.5)
 
+_BOTH_WAYS = ("normal", "structured")
+"""The manners of the first two probes."""
+
 
 class CannotDraw(Exception):
     """There is no value of this type, or it would be too large."""
@@ -56,7 +59,18 @@ class Slot:
 def draw(slot: Slot, binding: Binding, manner: str, seed: int) -> Any:
     """Return a value for an input; equal arguments give equal values.  Raises ``CannotDraw``."""
     rng = np.random.default_rng([seed, zlib.crc32(slot.name.encode()), zlib.crc32(manner.encode())])
-    return _value(slot.type, slot.role, binding, manner, rng)
+    value = _value(slot.type, slot.role, binding, manner, rng)
+    return _flag(value, slot, seed) if manner in _BOTH_WAYS and _is_flag(value, slot.role) else value
+
+
+def _is_flag(value: Any, role: Role) -> bool:
+    """True for a single boolean that masks nothing: it chooses a branch."""
+    return isinstance(value, np.ndarray) and value.dtype == bool and value.size == 1 and role.kind != "mask"
+
+
+def _flag(value: Array, slot: Slot, seed: int) -> Array:
+    """Return a flag that neighbouring seeds set and clear, so that the first two probes take both branches."""
+    return np.full_like(value, (zlib.crc32(slot.name.encode()) + seed) % 2 == 1)
 
 
 def _value(type_: Type, role: Role, binding: Binding, manner: str, rng: np.random.Generator) -> Any:

@@ -1,0 +1,47 @@
+"""Commands that installed packages add: entry point group ``ampc.commands``, name → ``function(argv) -> exit code``."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from compiler.errors import InputError
+
+GROUP = "ampc.commands"
+"""The entry point group of further commands."""
+
+
+class PluginCommand(TyperCommand):
+    """A command that an installed package adds; it gets its arguments as they are."""
+
+    def __init__(self, entry: metadata.EntryPoint) -> None:
+        settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+        super().__init__(
+            entry.name, context_settings=settings, add_help_option=False, help=f"From {_distribution(entry)}."
+        )
+        self.entry = entry
+
+    def invoke(self, ctx: Any) -> None:
+        """Load the function and call it; its return value is the exit code."""
+        try:
+            function = self.entry.load()
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"the command {self.entry.name!r} cannot be loaded",
+                where=f"{self.entry.value}, from {_distribution(self.entry)}",
+                why=str(error),
+                hint="reinstall the package, or uninstall it",
+            ) from error
+        raise typer.Exit(function([*ctx.args]) or 0)
+
+
+def plugins() -> dict[str, metadata.EntryPoint]:
+    """Return the entry points of the group by name, sorted."""
+    return {e.name: e for e in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value))}
+
+
+def _distribution(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value
