@@ -50,10 +50,10 @@ def compile_model(
 
     ``passes`` is a pipeline (text, or a list of passes, pipeline texts and functions ``(graph, ctx) -> bool``) in place
     of the default; ``disable`` names passes to leave out; ``until`` stops after a pass.  ``inputs`` (an ``.npz``, or a
-    mapping of arrays) are checked besides the generated ones.  ``external_data`` forces or forbids a data file, which there is
-    by default above 1 GiB.  ``dump_ir`` is a folder for the IR after each pass, ``repro`` one for reproductions of
-    passes that had to be rolled back.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound each request to the child process
-    that runs models.  ``progress`` is called with the name of each step.
+    mapping of arrays) are checked besides the generated ones.  ``external_data`` forces or forbids a data file, which
+    there is by default above 1 GiB.  ``dump_ir`` is a folder for the IR after each pass, ``repro`` one for
+    reproductions of passes that had to be rolled back.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound each
+    request to the child process that runs models.  ``progress`` is called with the name of each step.
 
     Raises ``InputError`` (``ModelError`` for the model itself) for what the caller can mend, else ``CompilerError``.
     """

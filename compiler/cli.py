@@ -192,7 +192,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from compiler.settings import versions
+        from compiler.verify.certificate import versions
 
         ampc, *others = versions().items()
         _write(f"{' '.join(ampc)} ({', '.join(' '.join(o) for o in others)})\n")

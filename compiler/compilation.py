@@ -30,7 +30,8 @@ from compiler.opening import open_model, prepare
 from compiler.planning import plan
 from compiler.result import TIMES, Attempt, Measures, Result, report_check, report_model, seconds_by_pass
 from compiler.rewrite.transform import Context
-from compiler.settings import load_target, runtime_limits, versions
+from compiler.settings import load_target, runtime_limits
+from compiler.verify.certificate import versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto

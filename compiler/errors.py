@@ -72,10 +72,6 @@ class InvariantError(CompilerError):
     """The IR verifier found a graph that breaks an invariant."""
 
 
-class VerificationError(CompilerError):
-    """The emitted model does not agree with the original, and no fallback was possible."""
-
-
 class WorkerError(CompilerError):
     """The child process that runs models crashed, hung, or ran out of memory."""
 

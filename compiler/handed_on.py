@@ -18,7 +18,7 @@ from compiler.frontend.files import open_regular
 from compiler.frontend.wire import read_skeleton
 from compiler.ir.wire import tensors
 from compiler.result import Result
-from compiler.settings import versions
+from compiler.verify.certificate import versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto

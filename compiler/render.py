@@ -150,7 +150,9 @@ def verified(record: Mapping[str, Any]) -> str:
     if regions:
         parts.append(f"{_count(regions.get('checked', 0), 'rewrite')} checked one by one")
     worst = _worst(probes)
-    if worst is not None:
+    if record.get("stochastic"):
+        parts.append("outputs that depend on random numbers are compared by type and shape")
+    elif worst is not None:
         relative, absolute, name = worst
         parts.append(
             f"largest difference {relative:.1e} of the range, {absolute:.1e} absolute, in {name!r}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from compiler.errors import InputError
@@ -38,14 +37,3 @@ def runtime_limits() -> tuple[int, int]:
         return limits()
     except targets.TargetError as error:
         raise converted(error) from error
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of ampc and of what it stands on."""
-    found = {}
-    for name in ("ampc", "onnx", "onnxruntime", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

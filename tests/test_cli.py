@@ -129,7 +129,7 @@ def test_version_names_what_it_stands_on() -> None:
         (["dump", "nowhere.onnx"], "cannot be read"),
         (["dump", "m.onnx", "--changed"], "--changed"),
         (["passes", "fodl"], "there is no pass 'fodl'"),
-        (["complie"], "did you mean 'compile'"),
+        (["complie"], "there is no command 'complie'"),
     ],
 )
 def test_errors_of_the_user(args: list[str], what: str) -> None:

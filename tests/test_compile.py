@@ -26,6 +26,8 @@ from compiler.rewrite.transform import Context
 from tests.graphs import models
 
 ROOT = Path(__file__).resolve().parents[1]
+COMPILE = "import sys; from compiler import compile_model as run; run(sys.argv[1], target='cpu', output=sys.argv[2])"
+"""A program that compiles its first argument into its second."""
 
 
 def _dense(*, width: int = 8, seed: int = 0) -> onnx.ModelProto:
@@ -104,12 +106,12 @@ def test_external_data_goes_to_a_file_of_its_own_and_comes_back(tmp_path: Path) 
 def test_bytes_are_the_same_for_every_hash_seed(tmp_path: Path) -> None:
     """The files of a bundle do not depend on PYTHONHASHSEED."""
     onnx.save(_dense(), tmp_path / "in.onnx")
-    code = "import sys; from compiler import compile_model; compile_model(sys.argv[1], target='cpu', output=sys.argv[2])"
     found = set()
     for seed in ("0", "1", "271828"):
         out = tmp_path / f"out{seed}"
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-c", code, tmp_path / "in.onnx", out], check=True, env=environment, cwd=tmp_path)
+        command = [sys.executable, "-c", COMPILE, tmp_path / "in.onnx", out]
+        subprocess.run(command, check=True, env=environment, cwd=tmp_path)
         found.add(((out / "model.onnx").read_bytes(), (out / "ampc.json").read_bytes()))
     assert len(found) == 1
 
@@ -120,7 +122,8 @@ def _scale_output(graph: Graph, ctx: Context) -> bool:
         if node.op == "Relu" and node.inputs[0] is not None:
             factor = edit.add_constant(graph, Constant.from_array(np.float32(1.5)))
             x = node.inputs[0]
-            made = edit.add_node(graph, "Mul", [x, factor], [x.type], version=edit.latest_version(graph.model), before=node)
+            version = edit.latest_version(graph.model)
+            made = edit.add_node(graph, "Mul", [x, factor], [x.type], version=version, before=node)
             edit.set_inputs(node, [made.output])
             ctx.count("wrong")
             return True
@@ -178,7 +181,7 @@ def test_a_model_that_cannot_run_here_is_refused_with_advice() -> None:
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "xy"]
     graph = helper.make_graph([node], "g", info[:1], info[1:])
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("nobody.knows", 1)]
-    with pytest.raises(ModelError, match="Foo|nobody"):
+    with pytest.raises(ModelError, match=r"Foo|nobody"):
         compile_model(helper.make_model(graph, opset_imports=imports, ir_version=8), target="cpu")
     kept = compile_model(helper.make_model(graph, opset_imports=imports, ir_version=8), target="cpu", verify=False)
     assert kept.model.graph.node[0].op_type == "Foo"
@@ -190,10 +193,9 @@ def test_a_killed_compilation_leaves_the_old_bundle(tmp_path: Path) -> None:
     onnx.save(_dense(width=256), tmp_path / "in.onnx")
     compile_model(tmp_path / "in.onnx", target="cpu", output=tmp_path / "out")
     before = (tmp_path / "out" / "model.onnx").read_bytes()
-    code = "import sys; from compiler import compile_model; compile_model(sys.argv[1], target='cpu', output=sys.argv[2])"
     for delay in (0.2, 0.5, 0.9):
         child = subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path / "in.onnx", tmp_path / "out"],
+            [sys.executable, "-c", COMPILE, tmp_path / "in.onnx", tmp_path / "out"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         time.sleep(delay)

@@ -1,8 +1,8 @@
 """The bundle: what the user deploys, written so that nobody ever sees half of it.
 
 A folder ``out/`` holds ``model.onnx`` (with ``model.onnx.data`` when weights are kept outside) and ``ampc.json``:
-target, session and provider options, certificate, decisions, versions and hashes.  An output that ends in ``.onnx`` is a plain
-model, with the same JSON beside it as ``<name>.onnx.ampc.json``.
+target, session and provider options, certificate, decisions, versions and hashes.  An output that ends in ``.onnx``
+is a plain model, with the same JSON beside it as ``<name>.onnx.ampc.json``.
 """
 
 from __future__ import annotations

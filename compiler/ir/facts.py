@@ -66,11 +66,6 @@ def known_scalar(value: Value | None) -> Dim | None:
     return contents[0] if contents is not None and len(contents) == 1 else None
 
 
-def is_constant(value: Value | None) -> bool:
-    """True when the value is a constant whose contents can be read."""
-    return value is not None and value.constant is not None and value.constant.is_readable
-
-
 def scalar_constant(value: Value | None) -> Any:
     """Return the only element of a constant as a Python number, ``None`` when there is no such constant.
 
@@ -79,11 +74,6 @@ def scalar_constant(value: Value | None) -> Any:
     if value is None or value.constant is None or not value.constant.is_readable or value.constant.size != 1:
         return None
     return None if value.constant.dtype is DType.STRING else value.constant.item()
-
-
-def same_dims(left: Shape | None, right: Shape | None) -> bool:
-    """True when both shapes are known and equal in every execution."""
-    return left is not None and left == right
 
 
 def element_count(shape: Shape | None) -> int | None:
@@ -170,8 +160,3 @@ def _is_nonnegative_constant(value: Value) -> bool:
     if not (constant.dtype.is_float or constant.dtype.is_integer) or constant.dtype.bits < 8:
         return False
     return not bool(np.any(constant.array() < 0))
-
-
-def is_boolean(value: Value | None) -> bool:
-    """True when the value is a tensor of booleans, as masks are."""
-    return value is not None and value.dtype is DType.BOOL

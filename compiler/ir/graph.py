@@ -46,7 +46,8 @@ class Loc:
     by: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        quoted = ", ".join('"' + n.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"' for n in self.names)
+        escaped = [n.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for n in self.names]
+        quoted = ", ".join(f'"{n}"' for n in escaped)
         return f"{' < '.join(self.by)}: {quoted}" if self.by else quoted
 
 

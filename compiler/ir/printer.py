@@ -72,11 +72,6 @@ def print_graph(graph: Graph, *, loc: bool = True, facts: bool = False) -> str:
     return "\n".join([*(printer.render(line) for line in printer.lines(graph)), ""])
 
 
-def node_text(node: Node, model: Model, *, loc: bool = False) -> str:
-    """Return a node as one line, for messages; nested graphs are only named."""
-    return _Printer(model, loc=loc, facts=False, side=None).statement(node)
-
-
 def save_text(model: Model, path: Path, *, loc: bool = True, facts: bool = False) -> None:
     """Write the text of a model to a file, and large constants to ``PATH.data`` beside it when there are any."""
     data = side_path(path)
@@ -122,6 +117,9 @@ def _hex(message: object) -> str:
 
 def _excerpt(lines: list[Line], pattern: str, printer: _Printer) -> Iterator[str]:
     hits = [i for i, line in enumerate(lines) if _matches(line, pattern)]
+    if not hits:
+        yield f"// nothing matches {pattern!r}; * stands for any text"
+        return
     shown = sorted({i for hit in hits for i in range(hit - _CONTEXT, hit + _CONTEXT + 1) if 0 <= i < len(lines)})
     previous = -1
     for i in shown:

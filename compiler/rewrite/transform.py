@@ -11,7 +11,7 @@ entry point group ``ampc.passes`` names.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -34,15 +34,17 @@ class Evaluator(Protocol):
 class Context:
     """What a pass may use besides the graph.
 
-    ``evaluate`` runs nodes on constants (``None`` when no runtime is to be used), ``infer`` recomputes types and facts
-    of a graph after changes, ``target`` is the target description.  ``count`` and ``refuse`` feed the report.
+    ``count`` and ``refuse`` feed the report.
     """
 
     target: Any = None
+    """The target description."""
     evaluate: Evaluator | None = None
-    infer: Callable[[Graph], None] | None = None
+    """Runs nodes on constants; ``None`` when no runtime is to be used."""
     rewrites: dict[str, int] = field(default_factory=dict)
+    """How often each rewrite was done."""
     refusals: dict[str, int] = field(default_factory=dict)
+    """Reasons why something was left alone, and how often."""
 
     def count(self, rewrite: str, times: int = 1) -> None:
         """Record that a rewrite was done."""
@@ -57,7 +59,7 @@ class Pass:
     """A transformation of a whole graph, nested graphs included.
 
     Subclasses are frozen dataclasses.  ``name`` is derived from the class name (``DeadCode`` is ``dead-code``) unless
-    given.  ``stage`` says where the default pipeline puts it, if at all.
+    given.
     """
 
     name: ClassVar[str] = ""

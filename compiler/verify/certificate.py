@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
 Status = Literal["verified", "unverified", "failed"]
@@ -91,6 +92,8 @@ class Certificate:
     """SHA-256 of the files, where they are files."""
     notes: tuple[str, ...] = ()
     """What a reader should know besides."""
+    seed: int = 0
+    """What the generated inputs were drawn from: equal seeds give equal inputs."""
     seconds: float = 0.0
     """Wall time of the verification; not part of the JSON, which is the same for equal builds."""
 
@@ -113,6 +116,7 @@ class Certificate:
             "probes": [p.to_json() for p in self.probes],
             "refused": dict(self.refused),
             "regions": dict(self.regions),
+            "seed": self.seed,
             "stochastic": self.stochastic,
             "tolerance": dict(self.tolerance),
             "versions": dict(self.versions),
@@ -142,6 +146,17 @@ class Certificate:
             for p in self.probes
             for o in p.outputs
         ]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of ampc and of what it stands on."""
+    found = {}
+    for name in ("ampc", "onnx", "onnxruntime", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def _number(value: float) -> float | str:

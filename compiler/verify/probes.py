@@ -21,12 +21,19 @@ from compiler.ir.dims import Dim, Expr
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Model, Value
 from compiler.ir.types import TensorType, Type, UnrankedType
+from compiler.verify.effort import Effort
 from compiler.verify.probes_bindings import bindings, size_of, symbols_of
 from compiler.verify.probes_draw import CannotDraw, Slot, draw
 from compiler.verify.probes_roles import role_of
 
 _EXTRA = 5
 """Candidates tried for a second binding when there are enough probes already."""
+
+
+SLOW = 0.1
+"""Estimated seconds of a run above which fewer probes are run."""
+_VERY_SLOW = 3.0
+"""Estimated seconds of a run above which one probe must do."""
 
 
 @dataclass(slots=True)
@@ -81,6 +88,7 @@ class ProbePlan:
         self.symbols = symbols_of(shapes)
         if any(isinstance(s.type, UnrankedType) for s in self.slots):
             self.symbols.append("")
+        self.effort = Effort(model)
         self._first = {_name(s.type.shape[0]) for s in self.slots if isinstance(s.type, TensorType) and s.type.shape}
         self.has_floats = any(getattr(s.type, "dtype", None) in _FLOATS for s in self.slots)
 
@@ -97,6 +105,8 @@ class ProbePlan:
         found = [self._user(user)] if user is not None else []
         known = list(self._bindings(found))
         first, other = known[0], known[1 % len(known)]
+        if self.effort.seconds(first[1]) > SLOW:  # the first probe serves the checks of rewrites too: let it be small
+            first, other = sorted((first, other), key=lambda b: self.effort.seconds(b[1]))
         overridable = any(s.default is not None for s in self.slots)
         plan = [("normal", *first), ("structured", *other), ("edges", *first), ("large", *first)]
         plan += [("normal", *b) for b in known[2:6]]
@@ -107,6 +117,11 @@ class ProbePlan:
             override = overridable and manner == "structured"
             found.append(self._probe(f"{name}/{manner}", manner, binding, seed + k, override=override))
         return found
+
+    def count(self, probes: Sequence[Probe]) -> int:
+        """Return how many probes are worth their time: three, two when a run is slow, one when it takes seconds."""
+        seconds = self.effort.seconds(probes[0].binding)
+        return 3 if seconds <= SLOW else 2 if seconds <= _VERY_SLOW else 1
 
     def special(self, like: Probe, *, seed: int = 0) -> Probe | None:
         """Return a probe with NaN and infinities of the sizes of another one; ``None`` when no input is a float."""
