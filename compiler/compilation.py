@@ -132,6 +132,7 @@ class Compilation:
             self.dumper = Dumper(o.dump_ir)
 
     def _load(self) -> Model:
+        self._tell("load")
         with self._timed("load"):
             model = open_model(self.source)
         with self._timed("infer"):
@@ -145,6 +146,12 @@ class Compilation:
                 f"the model needs opset {version}; the installed ONNX Runtime loads up to {newest}",
                 where=str(self.path or "model"),
                 hint="install a newer onnxruntime, or export with a lower opset",
+            )
+        if version > self.limits.max_opset:
+            raise ModelError(
+                f"the model has opset {version}; the target {self.target.name} takes up to {self.limits.max_opset}",
+                where=str(self.path or "model"),
+                hint="use another target, or export with a lower opset",
             )
 
     # The road ------------------------------------------------------------------------------------
@@ -218,6 +225,10 @@ class Compilation:
             worker.memory_limit = self.options.memory_limit
         return worker
 
+    def _tell(self, step: str) -> None:
+        if self.options.progress is not None:
+            self.options.progress(step)
+
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -233,8 +244,7 @@ class Compilation:
             return None
         from compiler.verify.equivalence import verify_result
 
-        if self.options.progress is not None:
-            self.options.progress("verify")
+        self._tell("verify")
         assert candidate is not None
         with self._timed("verify"):
             return verify_result(
@@ -280,12 +290,17 @@ class Compilation:
     def _put_in_place(self, folder: Path, output: Path) -> None:
         if output.is_symlink() or (output.exists() and not output.is_file()):
             raise InputError("the output is not a regular file", where=str(output), hint="choose another output")
-        for name in (output.name + ".data", bundle.sidecar(output).name, output.name):
+        data = output.name + ".data"
+        is_stale = data in bundle.files_of(output) and not (folder / data).exists()
+        for name in (data, bundle.sidecar(output).name, output.name):
             if (folder / name).exists():
                 os.replace(folder / name, output.with_name(name))
+        if is_stale:
+            output.with_name(data).unlink(missing_ok=True)
 
     def _write(self, attempt: Attempt, place: Path | None) -> tuple[dict[str, Any], Path | bytes | None]:
         o = self.options
+        self._tell("write")
         with self._timed("write"):
             if place is not None:
                 assert o.output is not None

@@ -107,8 +107,9 @@ def _result_facts(report: Mapping[str, Any], output: str, *, changes: bool) -> I
     yield from _listed("rolled back", [f"{n}: {why}" for n, why in report.get("rolled_back", {}).items()])
     errors = {r["name"]: r["error"] for r in report.get("passes", ()) if r.get("error")}
     yield from _listed("undone", [f"{n} failed: {_first_line(why)}" for n, why in errors.items()])
-    rolled = set(report.get("rolled_back", {}))
-    notes = [n for n in report.get("notes", ()) if not any(f"pass {r!r} was rolled back" in n for r in rolled)]
+    rolled = report.get("rolled_back", {})
+    said = [*(f"pass {name!r} was rolled back" for name in rolled), "handed on unchanged"]
+    notes = [n for n in report.get("notes", ()) if not n.startswith(tuple(said))]
     inputs = report.get("overridable_initializers", ())
     if inputs:
         notes.insert(0, f"callers may override {_some(inputs)}: not treated as constants, which costs speed")

@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="sample: what fits into a few minutes (default); full: every case, in every variant",
     )
     parser.addoption(
-        "--bless", action="store_true", help="write anew what golden cases of pipelines expect; read the difference"
+        "--bless", action="store_true", help="write anew what golden cases expect; read the difference"
     )
 
 

@@ -1,14 +1,14 @@
-"""Golden cases of passes: a text before, the text after, and what both compute.
+"""Golden cases: a text before, the text after, and what both compute.
 
-A file is called ``PASS.CASE.ir``.  It holds a model, the line ``// becomes``, and the model that the pass
-makes of it; the second line says the law.  ``python -m tests.golden_passes PATTERN`` writes the second half
-of the files that match anew: read the difference before you keep it.
+A file is called ``PASS.CASE.ir``.  It holds a model, the line ``// becomes``, and the model that the pass makes of
+it; the second line says the law.  ``// becomes, by PIPELINE`` is for a case of several passes, which is called
+``pipeline.CASE.ir``.  ``pytest tests/test_golden.py --bless`` writes the second halves anew: read the difference
+before you keep it.
 """
 
 from __future__ import annotations
 
-import sys
-from fnmatch import fnmatchcase
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,41 @@ from compiler.ir.dims import Dim, Expr, substitute
 from compiler.ir.graph import Model
 from compiler.ir.infer import infer
 from compiler.ir.parser import parse_model
-from compiler.ir.printer import print_model
 from compiler.ir.schema import is_known, is_random
 from compiler.ir.types import TensorType
 from compiler.ir.verify import verify
-from compiler.manager import make_pass
+from compiler.manager import parse_pipeline, run_pipeline
 from compiler.rewrite.transform import Context, Pass
 
 FOLDER = Path(__file__).resolve().parent / "golden"
-BECOMES = "// becomes\n"
+MARK = re.compile(r"^// becomes(?:, by (.+))?\n", re.MULTILINE)
+"""The line between the halves."""
 
 
 def cases(*passes: str) -> list[str]:
-    """Return the names of the cases of some passes, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.ir") if path.stem.partition(".")[0] in passes)
+    """Return the names of the cases of some passes (all when none is named), sorted."""
+    names = sorted(path.stem for path in FOLDER.glob("*.ir"))
+    return [name for name in names if not passes or name.partition(".")[0] in passes]
+
+
+def parts(case: str) -> tuple[str, str, str]:
+    """Return the text before, the pipeline, and the text after."""
+    before, pipeline, after = MARK.split((FOLDER / f"{case}.ir").read_text())
+    return before, pipeline or case.partition(".")[0], after
 
 
 def halves(case: str) -> tuple[str, str]:
     """Return the texts before and after."""
-    before, _, after = (FOLDER / f"{case}.ir").read_text().partition(BECOMES)
+    before, _, after = parts(case)
     return before, after
+
+
+def bless(case: str, after: str) -> None:
+    """Write the second half of a case."""
+    path = FOLDER / f"{case}.ir"
+    mark = MARK.search(path.read_text())
+    assert mark is not None
+    path.write_text(path.read_text()[: mark.end()] + after)
 
 
 def read(text: str) -> Model:
@@ -61,9 +76,15 @@ def apply(step: Pass, model: Model, ctx: Context | None = None) -> bool:
 
 
 def transformed(case: str) -> Model:
-    """Return what the pass that the case names makes of its first half."""
-    model = read(halves(case)[0])
-    apply(make_pass(case.partition(".")[0]), model)
+    """Return what the pass or the pipeline of a case makes of its first half."""
+    before, pipeline, _ = parts(case)
+    model = read(before)
+    steps = parse_pipeline(pipeline)
+    if len(steps) == 1 and isinstance(steps[0], Pass):
+        apply(steps[0], model)
+    else:
+        run_pipeline(model, steps, strict=True)
+        verify(model)
     return model
 
 
@@ -103,17 +124,3 @@ def _draw(random: np.random.Generator, shape: tuple[int, ...], kind: TensorType)
     flat = numbers.reshape(-1)
     flat[1 : 1 + special.size] = special[: max(0, flat.size - 1)]
     return numbers
-
-
-def write_anew(pattern: str) -> list[str]:
-    """Write the second half of the cases that match a pattern, and return their names."""
-    names = [path.stem for path in sorted(FOLDER.glob("*.ir")) if fnmatchcase(path.stem, pattern)]
-    for case in names:
-        after = print_model(transformed(case))
-        (FOLDER / f"{case}.ir").write_text(f"{halves(case)[0]}{BECOMES}{after}")
-    return names
-
-
-if __name__ == "__main__":
-    for name in write_anew(sys.argv[1]):
-        sys.stdout.write(f"{name}\n")

@@ -1,14 +1,7 @@
-"""Golden cases of whole pipelines, the texts of all golden cases, and random models through the default pipeline.
-
-A file ``pipeline.CASE.ir`` holds a model, the line ``// RUN: PIPELINE``, the line ``// EXPECT``, and the model that the
-pipeline makes of it; comments after the first line say the law.  ``pytest tests/test_golden.py --bless`` writes what is
-expected anew: read the difference before you keep it.  (Cases of single passes: ``tests.golden_passes``.)
-"""
+"""Golden cases (``tests.golden_passes`` says how they are written), and random models through the default pipeline."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,30 +17,9 @@ from compiler.ir.printer import print_model
 from compiler.ir.types import UNKNOWN
 from compiler.ir.verify import verify
 from compiler.manager import run_pipeline
-from tests.golden_passes import BECOMES, FOLDER, feeds, read
+from tests.golden_passes import bless, cases, feeds, halves, read, transformed
 from tests.graphs import models
 from tests.isolation import Child, Remote
-
-RUN = "// RUN: "
-EXPECT = "// EXPECT\n"
-PIPELINES = sorted(FOLDER.glob("pipeline.*.ir"))
-TEXTS = sorted(FOLDER.glob("*.ir"))
-
-
-def parts(path: Path) -> tuple[str, str, str]:
-    """Return the text before, the pipeline, and the text that is expected."""
-    before, _, rest = path.read_text().partition(RUN)
-    pipeline, _, expected = rest.partition("\n" + EXPECT)
-    assert pipeline, f"{path.name} has no line that begins with {RUN!r}"
-    return before, pipeline.strip(), expected
-
-
-def transformed(before: str, pipeline: str) -> Model:
-    """Return what a pipeline makes of a text."""
-    model = read(before)
-    run_pipeline(model, pipeline, strict=True)
-    verify(model)
-    return model
 
 
 def run(oracle: Child, model: Model, inputs: dict[str, Any]) -> list[Any]:
@@ -56,31 +28,29 @@ def run(oracle: Child, model: Model, inputs: dict[str, Any]) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
-def test_pipeline_makes_what_is_expected(path: Path, request: pytest.FixtureRequest) -> None:
-    """A pipeline makes the expected text of the text before it."""
-    before, pipeline, expected = parts(path)
-    made = print_model(transformed(before, pipeline), loc=False)
+@pytest.mark.parametrize("case", cases())
+def test_a_case_becomes_what_is_expected(case: str, request: pytest.FixtureRequest) -> None:
+    """The pass or the pipeline of a golden case makes its second half of its first."""
+    made = print_model(transformed(case))
     if request.config.getoption("--bless"):
-        path.write_text(f"{before}{RUN}{pipeline}\n{EXPECT}{made}")
+        bless(case, made)
         return
-    assert made == expected, f"run pytest tests/test_golden.py --bless and read the difference in {path.name}"
+    assert made == halves(case)[1], f"run pytest tests/test_golden.py --bless and read the difference in {case}.ir"
 
 
-@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: p.stem)
-def test_pipeline_keeps_what_is_computed(path: Path, oracle: Child) -> None:
-    """Text before and text expected compute the same on ONNX Runtime."""
-    before, _, expected = parts(path)
-    original, result = read(before), read(expected)
+@pytest.mark.parametrize("case", cases("pipeline"))
+def test_pipelines_keep_what_is_computed(case: str, oracle: Child) -> None:
+    """Text before and text after compute the same on ONNX Runtime."""
+    original, result = (read(text) for text in halves(case))
     given = feeds(original, {})
     for a, b in zip(run(oracle, original, given), run(oracle, result, given), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda p: p.stem)
-def test_golden_texts_are_read_back(path: Path) -> None:
+@pytest.mark.parametrize("case", cases())
+def test_golden_texts_are_read_back(case: str) -> None:
     """What a golden case expects prints as itself; what it starts from is valid, and its canonical text is too."""
-    before, after = re.split(f"{RUN}.*\n{EXPECT}|{BECOMES}", path.read_text())
+    before, after = halves(case)
     assert print_model(parse_model(after)) == after
     model = parse_model(before)
     verify(model)

@@ -42,6 +42,14 @@ def sidecar(output: Path) -> Path:
     return output.with_name(output.name + ".ampc.json")
 
 
+def files_of(output: Path) -> list[str]:
+    """Return the names of the files that belong to a plain model that was written earlier, none when it is not ours."""
+    try:
+        return sorted(json.loads(sidecar(output).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
 def check_output(output: Path, inputs: Iterable[Path] = ()) -> None:
     """Refuse an output that cannot be written, before any work is done; raises ``InputError``."""
     parent = output.absolute().parent

@@ -167,8 +167,8 @@ def external_reference(tensor: TensorProto) -> ExternalReference:
         values[entry.key] = entry.value
     location = values.get("location", "")
     offset = _integer(values.get("offset", "0"), tensor.name, "offset")
-    length = _integer(values["length"], tensor.name, "length") if values.get("length") else None
-    return ExternalReference(location, offset, length)
+    length = _integer(values.get("length") or "0", tensor.name, "length")
+    return ExternalReference(location, offset, length or None)  # onnx reads a length of zero as one not given
 
 
 def _integer(text: str, tensor_name: str, key: str) -> int:

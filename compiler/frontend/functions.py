@@ -18,6 +18,7 @@ from compiler.frontend.order import definitions, in_order
 from compiler.frontend.scope import Place, Scope
 from compiler.ir import edit
 from compiler.ir.graph import Loc, Node, Value
+from compiler.ir.schema import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,12 +50,18 @@ class FunctionTable:
         """Register a function; a second one of the same name is an error."""
         key = (_domain(function.domain), function.name, function.overload)
         if key in self._functions:
-            raise ModelError(f"function {_shown(key)} is defined twice")
+            raise ModelError(
+                f"function {_shown(key)} is defined twice",
+                where="the model's functions",
+                hint="rename one of the functions, or give it an overload name",
+            )
         self._functions[key] = function
 
-    def inlines(self, domain: str, op: str, proto: NodeProto) -> bool:
-        """True when a node is a call of one of the functions."""
-        return bool(self._functions) and (domain, op, proto.overload) in self._functions
+    def inlines(self, frame: Frame, domain: str, op: str, proto: NodeProto) -> bool:
+        """True when a node calls one of the functions; the runtime prefers an operator of the standard."""
+        if not self._functions or (domain, op, proto.overload) not in self._functions:
+            return False
+        return schema(domain, op, frame.opsets.get(domain, 0)) is None
 
     def inline(self, frame: Frame, call: NodeProto) -> None:
         """Append the body of the called function to the graph of ``frame``."""
@@ -84,7 +91,12 @@ class FunctionTable:
     def _pay(self, key: _Key) -> None:
         self._made += self._size(key)
         if self._made > _NODE_BUDGET:
-            raise ModelError(f"inlining the model's functions makes more than {_NODE_BUDGET:,} nodes")
+            raise ModelError(
+                f"inlining the model's functions makes more than {_NODE_BUDGET:,} nodes",
+                where=f"function {_shown(key)}",
+                why="its body calls functions that call functions, each many times",
+                hint="export the model with fewer calls of functions",
+            )
 
     def _size(self, key: _Key) -> int:
         """Return the number of nodes that a call makes; raises for functions that call themselves."""

@@ -176,7 +176,11 @@ class _Loader:
         for info in proto.input:
             name = info.name
             if not name or name in scope.names:
-                raise ModelError(f"graph input {name!r} occurs twice or has no name", where=where)
+                raise ModelError(
+                    f"graph input {name!r} occurs twice or has no name",
+                    where=where,
+                    hint="every input needs a name of its own",
+                )
             if name in initializers and (graph.owner is not None or self.result.ir_version < 4):
                 continue  # a constant: before IR version 4 every initializer had to be listed as an input
             value = self.value(frame, name)
@@ -238,7 +242,7 @@ class _Loader:
         """Append one node (or constant, or inlined call) to a graph."""
         domain: Any = normal_domain(proto.domain)
         op: Any = proto.op_type
-        if self.functions.inlines(domain, op, proto):
+        if self.functions.inlines(frame, domain, op, proto):
             self.functions.inline(frame, proto)
             return
         place = Place(proto, frame.prefix)
@@ -361,7 +365,11 @@ def normal_domain(domain: str) -> str:
 
 def _new_name(tensor: TensorProto, found: dict[str, Any], where: str) -> str:
     if not tensor.name or tensor.name in found:
-        raise ModelError(f"initializer {tensor.name!r} occurs twice or has no name", where=where)
+        raise UnsupportedError(
+            f"initializer {tensor.name!r} occurs twice or has no name",
+            where=where,
+            hint="every initializer needs a name of its own",
+        )
     return tensor.name
 
 
