@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from compiler.analysis.report import Analysis
     from compiler.analyzing import analyze_model
     from compiler.api import check_models, compile_model, load_session
-    from compiler.backend.surgeon import to_surgeon
-    from compiler.frontend.surgeon import from_surgeon
     from compiler.result import Result
-    from compiler.surgeon import surgeon_pass
+    from compiler.surgeon import from_surgeon, surgeon_pass, to_surgeon
 
 __all__ = [
     "AmpcError",
@@ -41,10 +39,10 @@ _HOMES = {
     "analyze_model": "compiler.analyzing",
     "check_models": "compiler.api",
     "compile_model": "compiler.api",
-    "from_surgeon": "compiler.frontend.surgeon",
+    "from_surgeon": "compiler.surgeon",
     "load_session": "compiler.api",
     "surgeon_pass": "compiler.surgeon",
-    "to_surgeon": "compiler.backend.surgeon",
+    "to_surgeon": "compiler.surgeon",
 }
 
 

@@ -37,6 +37,10 @@ _USAGE: tuple[type[Exception], ...] = tuple(
 """What typer raises when the command line makes no sense; older releases take it from click."""
 
 
+_STDERR = 2
+"""The number of the last of the standard streams."""
+
+
 # The command line as a whole ---------------------------------------------------------------------
 
 
@@ -84,7 +88,7 @@ def _fail(error: Exception, *, as_json: bool) -> int:
     if ours is None:
         return int(getattr(error, "exit_code", 2))
     try:
-        if as_json:
+        if as_json and not isinstance(ours, _Unwritable):
             _json(ours.to_json())
         else:
             from compiler import render
@@ -92,6 +96,8 @@ def _fail(error: Exception, *, as_json: bool) -> int:
             _show(render.error(ours), on=sys.stderr)
     except typer.Exit as closed:
         return closed.exit_code
+    except _Unwritable as unwritable:
+        _warn(str(unwritable))
     return ours.exit_code
 
 
@@ -99,6 +105,8 @@ def _as_ours(error: Exception) -> AmpcError | None:
     """Return any exception as one of ours, ``None`` for a help text that was asked for by giving no arguments."""
     if isinstance(error, AmpcError):
         return error
+    if isinstance(error, OSError):  # the functions of the API raise none: help or rich's own flushing
+        return _unwritable(error, sys.stdout)
     if not isinstance(error, _USAGE):
         return _unexpected(error)
     context = getattr(error, "ctx", None)
@@ -127,7 +135,7 @@ def _unexpected(error: Exception) -> AmpcError:
 
 
 def _write(text: str, *, on: Any = None) -> None:
-    """Write text; when nobody reads it any more, exit quietly."""
+    """Write text; when nobody reads it any more, exit quietly.  Raises ``InputError`` when it cannot be written."""
     stream = sys.stdout if on is None else on
     try:
         stream.write(text)
@@ -136,6 +144,24 @@ def _write(text: str, *, on: Any = None) -> None:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise typer.Exit(141) from None
+    except OSError as error:
+        raise _unwritable(error, stream) from error
+
+
+class _Unwritable(InputError):
+    """A stream takes no text."""
+
+
+def _unwritable(error: OSError, stream: Any) -> _Unwritable:
+    """Return what to say of a stream that takes no text; what is still in its buffer goes nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return _Unwritable(
+        "the answer cannot be shown",
+        where="standard error" if stream is sys.stderr else "standard output",
+        why=error.strerror or str(error),
+        hint="send it to a place that takes it",
+    )
 
 
 def _show(*parts: Any, on: Any = None) -> None:
@@ -158,7 +184,7 @@ def _json(record: Any) -> None:
 
 
 def _warn(text: str) -> None:
-    with contextlib.suppress(typer.Exit):
+    with contextlib.suppress(typer.Exit, _Unwritable):
         _write(f"{text}\n", on=sys.stderr)
 
 
@@ -378,8 +404,21 @@ def _terminated(number: int, frame: Any) -> None:
     sys.exit(128 + number)
 
 
+def _lead_closed_streams_nowhere() -> None:
+    """Open what the caller closed of the standard streams, before a file of ours gets their numbers."""
+    if not os.path.exists(os.devnull):
+        return
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        continue
+    os.close(fd)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we do
+
+
 def main() -> None:
     """Run the command line."""
+    _lead_closed_streams_nowhere()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -291,11 +291,17 @@ class Compilation:
         if output.is_symlink() or (output.exists() and not output.is_file()):
             raise InputError("the output is not a regular file", where=str(output), hint="choose another output")
         data = output.name + ".data"
-        is_stale = data in bundle.files_of(output) and not (folder / data).exists()
+        is_ours, is_written = data in bundle.files_of(output), (folder / data).exists()
+        if is_written and not is_ours and output.with_name(data).exists():
+            raise InputError(
+                "the weights would overwrite a file that ampc did not write",
+                where=str(output.with_name(data)),
+                hint="choose another output, or move the file away",
+            )
         for name in (data, bundle.sidecar(output).name, output.name):
             if (folder / name).exists():
                 os.replace(folder / name, output.with_name(name))
-        if is_stale:
+        if is_ours and not is_written:
             output.with_name(data).unlink(missing_ok=True)
 
     def _write(self, attempt: Attempt, place: Path | None) -> tuple[dict[str, Any], Path | bytes | None]:

@@ -6,12 +6,12 @@ either is an error, and so is one whose weights lie in other files, since these 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.backend import bundle
 from compiler.backend.atomic import write_atomic
+from compiler.backend.digest import describe
 from compiler.backend.write import materialize
 from compiler.errors import ModelError, UnsupportedError, WorkerError
 from compiler.frontend.files import open_regular
@@ -36,9 +36,8 @@ def hand_on(job: Compilation, why: UnsupportedError) -> Result:
         with job.destination() as place:
             assert place is not None
             name = job.options.output.name if bundle.is_plain(job.options.output) else "model.onnx"
-            size = write_atomic(place / name, [data])
-            files = {name: {"bytes": size, "sha256": hashlib.sha256(data).hexdigest()}}
-            job.write_manifest(place, files, report)
+            write_atomic(place / name, [data])
+            job.write_manifest(place, {name: describe(place / name)}, report)
     return Result(settings, report, path=job.options.output, make=lambda: _parse(data))
 
 

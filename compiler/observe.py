@@ -36,7 +36,9 @@ class Dumper:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             why = str(error)
-            raise InputError("the folder for IR dumps cannot be made", where=str(self.folder), why=why) from error
+            raise InputError(
+                "the folder for IR dumps cannot be made", where=str(self.folder), why=why, hint="choose another folder"
+            ) from error
         for path in self.written:
             path.unlink(missing_ok=True)
         self.written.clear()

@@ -26,6 +26,7 @@ from compiler.ir import edit
 from compiler.ir.constant import Constant
 from compiler.ir.dtype import DType
 from compiler.ir.facts import known_ints
+from compiler.ir.forms import REDUCTIONS
 from compiler.ir.graph import Attr, Graph, Node, Value
 from compiler.rewrite.transform import Context, Pass
 from passes.node_forms import (
@@ -47,12 +48,6 @@ _TURNED = {
 
 _COMMUTATIVE = ("Add", "Mul", "And", "Or", "Xor", "Equal", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
 _LAST_BY_DEFAULT = ("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization")
-_REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Canonicalize(Pass):
     """Bring nodes into one normal form: order of operands, spelling of axes, one operator for one meaning."""
@@ -185,7 +180,7 @@ STEPS: dict[str, Step] = {
     **dict.fromkeys(_COMMUTATIVE, _constant_second),
     **dict.fromkeys(_TURNED, _turn_comparison),
     **dict.fromkeys(_LAST_BY_DEFAULT, _axis_of_last),
-    **dict.fromkeys(_REDUCTIONS, _reduced_last),
+    **dict.fromkeys(REDUCTIONS, _reduced_last),
     "Squeeze": _squeezed_axes,
     "Transpose": _order_of_transpose,
     "Sum": _sum_of_two,

@@ -26,6 +26,8 @@ from compiler.manager import parse_pipeline, run_pipeline
 from compiler.rewrite.transform import Context, Pass
 
 FOLDER = Path(__file__).resolve().parent / "golden"
+FAILING = {"fold.left_alone"}
+"""Cases whose model fails at run time, before and after."""
 MARK = re.compile(r"^// becomes(?:, by (.+))?\n", re.MULTILINE)
 """The line between the halves."""
 

@@ -116,6 +116,8 @@ def test_version_names_what_it_stands_on() -> None:
         (["compile", "nowhere.onnx", "-o", "out"], "cannot be read"),
         (["compile", "m.onnx", "-o", "out", "--target", "cpu_avx3"], "the target cannot be used"),
         (["compile", "m.onnx", "-o", "out", "--passes", "fold{,"], "the pipeline does not parse"),
+        (["compile", "m.onnx", "-o", "out", "--passes", "fold{budget=3XB}"], "'3XB' is not a size"),
+        (["compile", "m.onnx", "-o", "out", "--passes", "fold", "--until", "cancel"], "not in the pipeline"),
         (["compile", "m.onnx", "-o", "out", "--disable", "fodl"], "there is no pass 'fodl'"),
         (["compile", "m.onnx", "-o", "out", "--until", "fodl"], "there is no pass 'fodl'"),
         (["compile", "m.onnx", "-o", "out", "--memory-limit", "7Q"], "'7Q' is not a size"),

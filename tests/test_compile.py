@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,37 @@ def test_a_killed_compilation_leaves_the_old_bundle(tmp_path: Path) -> None:
         child.wait()
         assert (tmp_path / "out" / "model.onnx").read_bytes() == before
         load_session(tmp_path / "out")
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python example of the README runs as it stands, and gives a verified result where it compiles."""
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(examples) >= 2
+    monkeypatch.chdir(tmp_path)
+    onnx.save(_dense(), "model.onnx")
+    for example in examples:
+        exec(example, {"__name__": "readme"})
+        manifest = json.loads(Path("out/ampc.json").read_text())
+        assert manifest["status"] == "verified"
+        assert not [record["error"] for record in manifest["passes"] if record["error"]]
+
+
+def test_what_is_no_pass_or_no_model_is_the_users_mistake() -> None:
+    """A pipeline item, or a model, of a type that makes no sense is named in an InputError."""
+    wrong: Any = 5
+    with pytest.raises(InputError, match="item 1 of the pipeline is no pass: 5"):
+        compile_model(_dense(), passes=["no-ops", wrong])
+    with pytest.raises(InputError, match="a model cannot be made of int"):
+        compile_model(wrong)
+
+
+def test_data_of_an_earlier_result_does_not_stay_behind(tmp_path: Path) -> None:
+    """A plain model that is written anew without external data takes the old data file away."""
+    path = tmp_path / "fast.onnx"
+    compile_model(_dense(width=64), target="cpu", output=path, external_data=True, verify=False)
+    assert (tmp_path / "fast.onnx.data").exists()
+    compile_model(_dense(width=64), target="cpu", output=path, external_data=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fast.onnx", "fast.onnx.ampc.json"]
 
 
 def test_the_callers_model_is_not_changed() -> None:

@@ -203,17 +203,15 @@ REPORT = {
     "nodes_after": 61,
     "bytes_before": 32_900_000,
     "bytes_after": 32_800_000,
-    "seconds": 4.2,
+    "seconds": {"total": 4.2, "pass": {"raise-attention-and-its-many-friends": 0.08, "fold": 0.003}},
     "passes": [
-        {"name": "raise-attention-and-its-many-friends", "changed": True, "rewrites": 12, "ms": 80.0},
-        {"name": "fold", "changed": False, "rewrites": 0, "ms": 3.0},
+        {"name": "raise-attention-and-its-many-friends", "changed": True, "rewrites": 12},
+        {"name": "fold", "changed": False, "rewrites": 0},
     ],
     "verification": {
         "status": "verified",
-        "bindings": 3,
-        "max_abs": 1e-6,
-        "max_rel": 2e-7,
-        "checks": [{}] * 9,
+        "probes": [{"binding": {"N": n % 3}, "outputs": {"y": {"max_abs": 1e-6, "max_rel": 2e-7}}} for n in range(9)],
+        "regions": {"checked": 4},
     },
 }
 
@@ -251,7 +249,7 @@ def test_the_report_says_what_was_done_checked_and_won(compiled: dict[str, Any],
     text = shown(output=tmp_path / "kept")
     assert max(map(len, text.splitlines())) <= 80
     assert "503 -> 61 nodes" in text
-    assert "verified: 3 shape bindings, 9 checks" in text
+    assert "verified: 9 comparisons at 3 shape bindings" in text
     assert "raise-attention" in text
     assert "1.20 times as fast (1.10 to 1.30 with 98 %): the bundle is faster" in text
     assert "busy" in text

@@ -170,7 +170,6 @@ def test_links_and_special_files_are_refused(
         {"offset": "9223372036854775807"},
         {"length": "-16"},
         {"length": "17"},
-        {"length": "0"},
         {"length": "9" * 19},
         {"shell": "rm"},
         {"__class__": "x"},

@@ -32,7 +32,7 @@ from passes.denormals import FlushDenormals
 from passes.fold import Fold
 from passes.no_ops import NoOps
 from passes.share_constants import ShareConstants
-from tests.golden_passes import apply, can_run, cases, feeds, halves, read, transformed
+from tests.golden_passes import FAILING, apply, can_run, cases, feeds, halves, read, transformed
 from tests.isolation import Child, Remote
 from tests.random_texts import random_text
 
@@ -49,8 +49,6 @@ PASSES = (
     "share-constants",
 )
 CASES = cases(*PASSES)
-FAILING = {"fold.left_alone"}
-"""Cases whose model fails at run time, before and after."""
 F32 = DType.F32
 
 

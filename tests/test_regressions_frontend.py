@@ -16,7 +16,8 @@ from tests.hostile_case import relu_model, tensor, text
 def test_an_operator_of_the_standard_is_not_a_functions_call() -> None:
     """A function that has the name of a standard operator is not called: the runtime takes its own."""
     model = text(
-        'g (float[2] x) => (float[2] y) { y = Relu(x) }\n<domain: "", opset_import: ["" : 20]> Relu (x) => (y) { y = Neg(x) }'
+        "g (float[2] x) => (float[2] y) { y = Relu(x) }\n"
+        '<domain: "", opset_import: ["" : 20]> Relu (x) => (y) { y = Neg(x) }'
     )
     assert [n.op for n in load_model(model).graph.nodes()] == ["Relu"]
 
@@ -24,7 +25,8 @@ def test_an_operator_of_the_standard_is_not_a_functions_call() -> None:
 def test_a_function_of_the_default_domain_is_called() -> None:
     """A function whose name no operator has is inlined, whatever its domain."""
     model = text(
-        'g (float[2] x) => (float[2] y) { y = Mine(x) }\n<domain: "", opset_import: ["" : 20]> Mine (x) => (y) { y = Neg(x) }'
+        "g (float[2] x) => (float[2] y) { y = Mine(x) }\n"
+        '<domain: "", opset_import: ["" : 20]> Mine (x) => (y) { y = Neg(x) }'
     )
     assert [n.op for n in load_model(model).graph.nodes()] == ["Neg"]
 

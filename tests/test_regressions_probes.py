@@ -12,7 +12,8 @@ from compiler.verify.probes import Probe, ProbePlan, settle
 
 def _plan(name: str) -> ProbePlan:
     model = parse_model(
-        f"// ampc 1, opset 20\ngraph @main(%{name}: bool[]) -> (%y: bool[]) {{\n%y: bool[] = Not(%{name})\nreturn %y\n}}"
+        f"// ampc 1, opset 20\ngraph @main(%{name}: bool[]) -> (%y: bool[]) {{\n"
+        f"%y: bool[] = Not(%{name})\nreturn %y\n}}"
     )
     infer(model.graph)
     return ProbePlan(model)

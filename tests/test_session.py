@@ -232,3 +232,21 @@ def test_reading_a_bundle_needs_no_runtime(bundle: Path) -> None:
     (bundle / "model.onnx").write_bytes(b"anything")
     found = read_bundle(bundle)
     assert found.model == bundle / "model.onnx" and found.settings == SETTINGS and found.fallbacks == ()
+
+
+@pytest.mark.parametrize("at", [0, 1 << 20, -1])
+def test_a_large_file_is_known_by_samples(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest of a large file changes with its first, a middle and its last sampled byte, and with its size."""
+    from compiler.backend import digest
+
+    monkeypatch.setattr(digest, "_LARGE", 1 << 20)
+    path = tmp_path / "big"
+    data = bytearray(np.random.default_rng(0).bytes((2 << 20) + 77))
+    path.write_bytes(data)
+    before = digest.describe(path)
+    assert set(before) == {"bytes", "sampled_sha256"}
+    data[at] ^= 1
+    path.write_bytes(data)
+    assert digest.describe(path)["sampled_sha256"] != before["sampled_sha256"]
+    path.write_bytes(data + b"\0")
+    assert digest.digest(path, digest.SAMPLED) != before["sampled_sha256"]

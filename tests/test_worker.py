@@ -481,7 +481,16 @@ def test_memory_is_limited(elements: int) -> None:
         assert worker.evaluate(huge(3), {})[0].tolist() == [1, 1, 1]
 
 
-def test_an_interrupt_ends_the_child_and_leaves_the_worker_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, even where the shell that started the tests has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_ends_the_child_and_leaves_the_worker_usable() -> None:
     """After Ctrl-C in the middle of a run, the late reply is never taken for that of the next request."""
     with Worker() as worker:
         handle = worker.load(endless())

@@ -266,7 +266,8 @@ def _show(result: NetworkResult, console: Console, *, kept: bool) -> None:
     for label, text in _facts(result):
         _line(console, label, text)
         if label == "compiled" and result.report.get("passes"):
-            console.print(_pass_table(result.report["passes"]))
+            seconds = result.report.get("seconds", {}).get("pass", {})
+            console.print(_pass_table(result.report["passes"], seconds))
     if result.timings:
         console.print(_timing_table(result.timings))
         for text in outcome(result.timings[AFTER]):
@@ -296,7 +297,7 @@ def _facts(result: NetworkResult) -> Iterator[tuple[str, str]]:
     report = result.report
     nodes = [report.get(key, "?") for key in ("nodes_before", "nodes_after")]
     sizes = [_megabytes(report.get(key)) for key in ("bytes_before", "bytes_after")]
-    seconds = _number(report.get("seconds"), ".1f")
+    seconds = _number(report.get("seconds", {}).get("total"), ".1f")
     yield "built", f"{nodes[0]} nodes, {sizes[0]}, opset {result.opset}, seeded weights, dynamic batch"
     change = f"{nodes[0]} -> {nodes[1]} nodes, {sizes[0]} -> {sizes[1]}"
     yield "compiled", f"for {report.get('target', result.target)} in {seconds} s: {change}"
@@ -310,11 +311,15 @@ def _facts(result: NetworkResult) -> Iterator[tuple[str, str]]:
 def checked(verification: Mapping[str, Any]) -> str:
     """Say in a sentence what the compiler's verification found."""
     status = verification.get("status", "not checked")
-    probes = len(verification.get("checks", ()))
+    probes = verification.get("probes", ())
+    bindings = len({tuple(sorted(probe["binding"].items())) for probe in probes})
+    outputs = [output for probe in probes for output in probe["outputs"].values()]
+    largest = [max((float(o[key]) for o in outputs), default=None) for key in ("max_abs", "max_rel")]
+    rewrites = verification.get("regions", {}).get("checked", 0)
     return (
-        f"{status}: {_count(verification.get('bindings', 0), 'shape binding')}, {_count(probes, 'check')}; "
-        f"largest difference {_number(verification.get('max_abs'), '.2g')} absolute, "
-        f"{_number(verification.get('max_rel'), '.2g')} relative"
+        f"{status}: {_count(len(probes), 'comparison')} at {_count(bindings, 'shape binding')}, "
+        f"{_count(rewrites, 'rewrite')} one by one; largest difference {_number(largest[0], '.2g')} absolute, "
+        f"{_number(largest[1], '.2g')} relative"
     )
 
 
@@ -338,15 +343,19 @@ def outcome(after: Timing) -> Iterator[str]:
         yield "the machine was busy or restless: run this again before you believe a small difference"
 
 
-def _pass_table(passes: Sequence[Mapping[str, Any]]) -> Table:
-    """Tabulate the passes that changed something, and count the others."""
+def _pass_table(runs: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> Table:
+    """Tabulate the passes that changed something, each with all of its runs, and count the others."""
     table = _table("pass", "rewrites", "ms")
-    changed = [entry for entry in passes if entry.get("changed")]
-    for entry in changed:
-        table.add_row(str(entry.get("name")), str(entry.get("rewrites", "")), _number(entry.get("ms"), ".0f"))
-    idle = [float(entry.get("ms") or 0) for entry in passes if not entry.get("changed")]
+    rewrites = {run["name"]: 0 for run in runs}
+    for run in runs:
+        rewrites[run["name"]] += run["rewrites"] if run["changed"] else 0
+    for name, count in rewrites.items():
+        if count:
+            table.add_row(name, str(count), f"{1e3 * seconds.get(name, 0.0):.0f}")
+    idle = [name for name, count in rewrites.items() if not count]
     if idle:
-        table.add_row(f"{_count(len(idle), 'run')} without a change", "", f"{sum(idle):.0f}")
+        spent = 1e3 * sum(seconds.get(name, 0.0) for name in idle)
+        table.add_row(f"{_count(len(idle), 'other')} without a change", "", f"{spent:.0f}")
     return table
 
 

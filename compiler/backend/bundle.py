@@ -7,16 +7,16 @@ is a plain model, with the same JSON beside it as ``<name>.onnx.ampc.json``.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.backend.atomic import write_atomic
+from compiler.backend.atomic import BUNDLE_MARK, write_atomic
+from compiler.backend.digest import describe
 from compiler.backend.write import EMBEDDED_LIMIT, embedded_size, serialize, write_external
 from compiler.errors import InputError
-from compiler.ir.splice import Buffer, PayloadTable
+from compiler.ir.splice import PayloadTable
 from compiler.ir.wire import tensors
 
 if TYPE_CHECKING:
@@ -52,20 +52,48 @@ def files_of(output: Path) -> list[str]:
 
 def check_output(output: Path, inputs: Iterable[Path] = ()) -> None:
     """Refuse an output that cannot be written, before any work is done; raises ``InputError``."""
+    try:
+        _check_output(output, inputs)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(
+            "the output cannot be written", where=str(output), why=why, hint="choose another output path"
+        ) from error
+
+
+def _check_output(output: Path, inputs: Iterable[Path]) -> None:
     parent = output.absolute().parent
     if not parent.is_dir():
         raise InputError("the output's folder does not exist", where=str(parent), hint="create it first")
     for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
+        inside = output.is_dir() and path.resolve().is_relative_to(output.resolve())
+        if inside or (output.exists() and path.exists() and output.samefile(path)):
             raise InputError("the output would overwrite the input", where=str(output), hint="choose another output")
     if is_plain(output) and output.is_dir():
-        raise InputError("the output is a folder, but its name ends in .onnx", where=str(output))
+        raise InputError(
+            "the output is a folder, but its name ends in .onnx", where=str(output), hint="choose another output"
+        )
+    if (output / BUNDLE_MARK).is_file() and (strange := _strange(output)):
+        raise InputError(
+            "the output's folder holds more than the bundle that would be replaced",
+            where=str(output / strange[0]),
+            hint="choose another output, or move the file away",
+        )
+
+
+def _strange(folder: Path) -> list[str]:
+    """Return the names in a bundle's folder that are not of the bundle; all may be when its manifest is damaged."""
+    try:
+        listed = list(json.loads((folder / BUNDLE_MARK).read_bytes())["files"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        listed = ["model.onnx", "model.onnx.data"]
+    return sorted({p.name for p in folder.iterdir()} - {BUNDLE_MARK, *listed})
 
 
 def write_model(
     folder: Path, name: str, proto: ModelProto, table: PayloadTable, *, external: bool | None = None
 ) -> dict[str, Any]:
-    """Write a model file (and its data file) into a folder; return names, sizes and SHA-256 of what was written.
+    """Write a model file (and its data file) into a folder; return names, sizes and digests of what was written.
 
     ``external`` forces or forbids a data file; ``None`` decides by size.
     """
@@ -82,26 +110,17 @@ def write_model(
         big = [(t, p) for t in tensors(proto) if (p := table.payload(t)) is not None and p.nbytes >= _EXTERNAL_TENSOR]
         if big:
             write_external(folder, data, big)
-            files[data] = _described(folder / data)
-    digest = hashlib.sha256()
-    write_atomic(folder / name, _hashed(serialize(proto, table), digest.update))
-    files[name] = {"bytes": (folder / name).stat().st_size, "sha256": digest.hexdigest()}
+            files[data] = describe(folder / data)
+    write_atomic(folder / name, serialize(proto, table))
+    files[name] = describe(folder / name)
     return files
 
 
-def _hashed(chunks: Iterable[Buffer], update: Callable[[Buffer], None]) -> Iterator[Buffer]:
-    for chunk in chunks:
-        update(chunk)
-        yield chunk
-
-
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
 def to_json(record: dict[str, Any]) -> bytes:
-    """Return a JSON text with sorted keys and a final newline: the same record gives the same bytes."""
-    return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n").encode()
+    """Return a JSON text with sorted keys and a final newline: the same record gives the same bytes.
+
+    A surrogate, which stands for a byte of a file name that is no UTF-8, is written as JSON's escape.
+    """
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
+    return text.encode(errors="backslashreplace")
 

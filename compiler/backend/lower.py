@@ -16,7 +16,17 @@ import numpy as np
 
 from compiler.errors import UnsupportedError
 from compiler.ir import edit
-from compiler.ir.forms import Types, changed_meaning, fits, history, is_exceptional, keeps_form, parts, same_form
+from compiler.ir.forms import (
+    REDUCTIONS,
+    Types,
+    changed_meaning,
+    fits,
+    history,
+    is_exceptional,
+    keeps_form,
+    parts,
+    same_form,
+)
 from compiler.ir.graph import Attr, Model, Node, Value
 
 
@@ -57,11 +67,6 @@ def plan(model: Model, *, low: int = 0, high: int = 10_000) -> Plan:
             hint="use another target, or disable the pass that made the newer operator",
         )
     return chosen
-
-
-def choose_opset(model: Model, *, low: int = 0, high: int = 10_000) -> int:
-    """Return the version that ``plan`` chooses."""
-    return plan(model, low=low, high=high).version
 
 
 def _write(node: Node, chosen: Plan) -> int:
@@ -156,7 +161,7 @@ def _axes(node: Node, version: int) -> Form | None:
     if form is None:
         return None
     axes = form.attributes.get("axes", Attr("ints", (0,))).value
-    if not axes and node.op not in _REDUCTIONS:
+    if not axes and node.op not in REDUCTIONS:
         return None
     if not axes:
         del form.attributes["axes"]  # no axes are all axes
@@ -318,13 +323,8 @@ def _resize(node: Node, version: int) -> Form | None:
     return _checked(Form("Upsample", operands[:1], {**attributes, "scales": Attr("floats", scales)}), node, version)
 
 
-_REDUCTIONS = (
-    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
-    "ReduceLogSumExp", "ReduceSumSquare",
-)  # fmt: skip
-
 _LOWERINGS: dict[str, Callable[[Node, int], Form | None]] = {
-    **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCTIONS), _axes),
+    **dict.fromkeys(("Squeeze", "Unsqueeze", *REDUCTIONS), _axes),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     "Split": _split,
     "Slice": _slice,

@@ -72,10 +72,15 @@ class Places:
 
 
 def _mapped_files() -> list[_Range]:
+    """Return the mapped files by address; none where the system does not say, so that all bytes are copied."""
     if not sys.platform.startswith("linux"):
         return []
+    try:
+        lines = _MAPS.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return []
     found = []
-    for line in _MAPS.read_text(errors="surrogateescape").splitlines():
+    for line in lines:
         parts = line.split(maxsplit=5)
         if len(parts) == 6 and parts[5].startswith("/") and "\\" not in parts[5]:
             start, end = (int(x, 16) for x in parts[0].split("-"))

@@ -14,14 +14,13 @@ where all but ``settings`` may be missing, and settings alone are read too.  ``f
 settings, used in order when no provider of the earlier ones is installed or starts; the last resort is the
 CPU provider.
 
-Decisions: the digest of the model is checked, of external data only the size (reading 20 GB again would take
-longer than loading it).  Fields of ``SessionOptions`` that name files or libraries cannot be set.  Provider
-options can name libraries, so a bundle deserves the trust that a program does.
+Decisions: sizes and digests of all files are checked (``digest`` samples large ones).  Fields of ``SessionOptions``
+that name files or libraries cannot be set.  Provider options can name libraries, so a bundle deserves the trust that a
+program does.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -31,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compiler.backend.digest import SAMPLED, WHOLE, digest
 from compiler.errors import InputError
 
 if TYPE_CHECKING:
@@ -176,25 +176,21 @@ def _require_regular(path: Path) -> None:
 
 
 def check_files(bundle: Bundle) -> None:
-    """Check the digest of the model and the sizes of its data; raise ``InputError`` on the first mismatch."""
+    """Check sizes and digests of the files; raise ``InputError`` on the first mismatch."""
     for name, entry in bundle.files.items():
         path = bundle.model.parent / name
         _require_regular(path)
         size = entry.get("bytes")
         if size is not None and size != path.stat().st_size:
             raise _changed(path, f"it has {path.stat().st_size} bytes instead of {size}")
-        if name == bundle.model.name and entry.get("sha256") not in (None, _digest(path)):
-            raise _changed(path, "its SHA-256 is another one")
+        for kind in (WHOLE, SAMPLED):
+            if kind in entry and entry[kind] != digest(path, kind):
+                raise _changed(path, f"its {kind} is another one")
 
 
 def _changed(path: Path, why: str) -> InputError:
     hint = "compile the model again, or restore the file"
     return InputError("the file is not the one that was compiled", where=str(path), why=why, hint=hint)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ settings

@@ -19,7 +19,7 @@ import numpy as np
 from compiler.ir import edit
 from compiler.ir.constant import Constant
 from compiler.ir.dtype import DType
-from compiler.ir.forms import history, keeps_form
+from compiler.ir.forms import REDUCTIONS, history, keeps_form
 from compiler.ir.garbage import collection_paused
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
 
@@ -212,13 +212,8 @@ def _scatter(node: Node) -> bool:
     return True
 
 
-_REDUCTIONS = (
-    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
-    "ReduceLogSumExp", "ReduceSumSquare",
-)  # fmt: skip
-
 _LIFTS: dict[str, Callable[[Node], bool]] = {
-    **dict.fromkeys(("Squeeze", "Unsqueeze", *_REDUCTIONS), _axes),
+    **dict.fromkeys(("Squeeze", "Unsqueeze", *REDUCTIONS), _axes),
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     "Split": _split,
     "Slice": _slice,

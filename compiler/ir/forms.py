@@ -21,6 +21,12 @@ MEANING_CHANGED: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Operator → versions in which the same attributes and inputs came to mean something else."""
 
+REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+"""Reductions: their ``axes`` were an attribute up to opset 17 (``ReduceSum``: 12), and are an input since."""
+
 _POOL_FIXED = 19
 """AveragePool's ``ceil_mode`` counts differently before this version."""
 

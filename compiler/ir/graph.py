@@ -94,11 +94,6 @@ class Value:
         return self.node is None and self.constant is None and not self.absent
 
     @property
-    def outputs_count(self) -> int:
-        """Number of graph outputs, of its graph and of nested ones, that return the value."""
-        return len(self.returned)
-
-    @property
     def is_output(self) -> bool:
         """True when the value is an output of its graph or of a nested graph."""
         return bool(self.returned)

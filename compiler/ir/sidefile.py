@@ -232,5 +232,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as e:
         temporary.unlink(missing_ok=True)
         if isinstance(e, OSError):
-            raise InputError("the file cannot be written", where=str(path), why=str(e.strerror)) from None
+            raise InputError(
+                "the file cannot be written", where=str(path), why=str(e.strerror), hint="choose another output path"
+            ) from None
         raise

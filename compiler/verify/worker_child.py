@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -40,9 +41,8 @@ def _limit_process() -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_LOG_LIMIT, _LOG_LIMIT))
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():
-        score.write_text("1000")
+    with contextlib.suppress(OSError):  # not there, or not to be written, in some containers
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _read_requests(stream: Any, requests: queue.SimpleQueue[Any]) -> None:
