@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler import manager
 from compiler.backend import bundle
-from compiler.backend.atomic import AtomicFolder, write_atomic
+from compiler.backend.atomic import AtomicFolder, failures, write_atomic
 from compiler.backend.emit import Limits, emit, payload_table
 from compiler.backend.write import embedded_size, materialize, serialize
 from compiler.errors import InputError, ModelError, UnsupportedError
@@ -280,9 +280,12 @@ class Compilation:
         if output is None:
             yield None
         elif bundle.is_plain(output):
-            with tempfile.TemporaryDirectory(prefix=".ampc-", dir=output.absolute().parent) as name:
+            with failures(output):
+                made = tempfile.TemporaryDirectory(prefix=".ampc-", dir=output.absolute().parent)
+            with made as name:
                 yield Path(name)
-                self._put_in_place(Path(name), output)
+                with failures(output):
+                    self._put_in_place(Path(name), output)
         else:
             with AtomicFolder(output) as folder:
                 yield folder

@@ -102,3 +102,17 @@ def test_without_proc_contents_are_copied(monkeypatch: pytest.MonkeyPatch, tmp_p
     """Where the system does not say which files are mapped, none counts as mapped."""
     monkeypatch.setattr(places, "_MAPS", tmp_path / "maps")
     assert places.Places.now().ranges == []
+
+
+@pytest.mark.parametrize("name", ["out", "out.onnx"])
+def test_a_folder_that_takes_no_files_is_the_users_to_mend(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """When the system refuses to make anything beside the output, that is said of the output."""
+
+    def refuse(path: object, *rest: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(InputError, match="cannot be written"):
+        compile_model(relu_model(), target="cpu", output=tmp_path / name, verify=False)

@@ -55,7 +55,7 @@ def write_atomic(path: str | os.PathLike[str], chunks: Iterable[Buffer]) -> int:
     when the system refuses (disk full, no permission); nothing is left behind then, whatever was raised.
     """
     target = _absolute(path)
-    with _failures(target):
+    with failures(target):
         old = _replaceable_file(target)
         temporary, fd = _claim_file(target, 0o666 if old is None else 0o600)
         try:
@@ -140,7 +140,7 @@ def _not_writable(target: Path, why: str, *, hint: str = "") -> InputError:
 
 
 @contextlib.contextmanager
-def _failures(target: Path) -> Iterator[None]:
+def failures(target: Path) -> Iterator[None]:
     """Turn the system's refusals into ``InputError`` that names ``target``."""
     hints = {
         errno.ENOSPC: "free some space, or write to another disk",
@@ -255,7 +255,7 @@ class AtomicFolder:
         self._fd = -1
 
     def __enter__(self) -> Path:
-        with _failures(self.target):
+        with failures(self.target):
             _replaceable_folder(self.target)
             self._folder, self._fd = _claim_folder(self.target)
         return self._folder
@@ -265,13 +265,13 @@ class AtomicFolder:
     ) -> None:
         try:
             if error is None:
-                with _failures(self.target):
+                with failures(self.target):
                     self._commit()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)  # after an exchange, the old bundle
             os.close(self._fd)
         if error is None:
-            with _failures(self.target):
+            with failures(self.target):
                 _remove_leftovers(self.target)
 
     def _commit(self) -> None:
