@@ -1,41 +1,33 @@
-"""The command line: the only module that prints or exits.
+"""The command line: the only module that exits.
 
-Commands collect their options, call the public functions, and show what came back: tables for people (``render``
-makes them), one JSON document for ``--json``.  Whatever goes wrong ends in ``_Commands.main``, as what, where, why and
-what to do on standard error, or as a JSON object on standard output; a traceback never gets out.
+Commands collect their options, call the public functions, and show what came back (``cli_output``): tables for people
+(``render`` makes them), one JSON document for ``--json``.  Whatever goes wrong ends in ``_Commands.main``, as what,
+where, why and what to do on standard error, or as a JSON object on standard output; a traceback never gets out.
 
 Exit codes: 0 success, and for what is compiled or checked a verified result only; 1 our fault, or models that differ;
 2 the user's input; 130 interrupted; 141 nobody reads what is written.
 
-Decisions: everything heavy is imported inside the commands, and the help is plain text, since typer's coloured help
-alone takes half of the 0.3 s in which ``ampc --help`` must answer.  Commands of plugins (``cli_plugins``) are looked
-for only when no command of ours has the name.
-Typer is told to raise instead of printing, so that a wrong option looks like any other error.
+Decisions: everything heavy is imported inside the commands, ``render`` and with it rich only when tables are shown.
+Click is used directly: what makes parameters from annotations costs 0.1 s at each start.  It is told to raise instead
+of printing, so that a wrong option looks like any other error.  Commands of plugins (``cli_plugins``) are looked for
+only when no command of ours has the name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from typer.core import TyperGroup
+import click
+from click.exceptions import Exit, NoArgsIsHelpError
 
+from compiler import cli_completion, cli_output, cli_plugins
 from compiler import cli_options as opt
-from compiler import cli_plugins
 from compiler.errors import AmpcError, InputError, UnknownNameError, nearest
-
-_USAGE: tuple[type[Exception], ...] = tuple(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ in ("ClickException", "TyperException")
-)
-"""What typer raises when the command line makes no sense; older releases take it from click."""
-
 
 _STDERR = 2
 """The number of the last of the standard streams."""
@@ -44,15 +36,17 @@ _STDERR = 2
 # The command line as a whole ---------------------------------------------------------------------
 
 
-class _Commands(TyperGroup):
+class _Commands(click.Group):
     """Our commands and those of plugins, and the place where every error ends."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    command_class = opt.Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """Return our commands in their order, then those of plugins."""
-        own = super().list_commands(ctx)
+        own = [*self.commands]
         return own + [name for name in cli_plugins.plugins() if name not in own]
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command of ours, or else of a plugin."""
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name.startswith("-"):
@@ -60,9 +54,10 @@ class _Commands(TyperGroup):
         entry = cli_plugins.plugins().get(cmd_name)
         return None if entry is None else cli_plugins.PluginCommand(entry)
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Return the command that the arguments name; raises ``UnknownNameError`` when there is none."""
-        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+        known = ctx.resilient_parsing or args[0].startswith("-") or self.get_command(ctx, args[0]) is not None
+        if not known:
             raise UnknownNameError(f"there is no command {args[0]!r}", hint=nearest(args[0], self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
@@ -73,12 +68,12 @@ class _Commands(TyperGroup):
         try:
             code = super().main(given, *rest, **extra)
             code = code if isinstance(code, int) else 0
-        except (KeyboardInterrupt, typer.Abort):
+        except (KeyboardInterrupt, click.Abort):
             code = 130
         except Exception as error:
             code = _fail(error, as_json="--json" in given)
         if code == 130:
-            _warn("interrupted; nothing was left half-written")
+            cli_output.warn("interrupted; nothing was left half-written")
         sys.exit(code)
 
 
@@ -88,16 +83,16 @@ def _fail(error: Exception, *, as_json: bool) -> int:
     if ours is None:
         return int(getattr(error, "exit_code", 2))
     try:
-        if as_json and not isinstance(ours, _Unwritable):
-            _json(ours.to_json())
+        if as_json and not isinstance(ours, cli_output.Unwritable):
+            cli_output.write_json(ours.to_json())
         else:
             from compiler import render
 
-            _show(render.error(ours), on=sys.stderr)
-    except typer.Exit as closed:
+            cli_output.show(render.error(ours), on=sys.stderr)
+    except Exit as closed:
         return closed.exit_code
-    except _Unwritable as unwritable:
-        _warn(str(unwritable))
+    except cli_output.Unwritable as unwritable:
+        cli_output.warn(str(unwritable))
     return ours.exit_code
 
 
@@ -106,16 +101,21 @@ def _as_ours(error: Exception) -> AmpcError | None:
     if isinstance(error, AmpcError):
         return error
     if isinstance(error, OSError):  # the functions of the API raise none: help or rich's own flushing
-        return _unwritable(error, sys.stdout)
-    if not isinstance(error, _USAGE):
-        return _unexpected(error)
-    context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        _write(f"{context.get_help()}\n" if context is not None else "")
+        return cli_output.unwritable(error, sys.stdout)
+    if isinstance(error, NoArgsIsHelpError):
+        cli_output.write(f"{error.ctx.get_help()}\n")
         return None
-    place = context.command_path if context is not None else "ampc"
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    return InputError(message.strip().rstrip("."), hint=f"see {place} --help")
+    return _misused(error) if isinstance(error, click.ClickException) else _unexpected(error)
+
+
+def _misused(error: click.ClickException) -> InputError:
+    """Return the error for a command line that makes no sense."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    message = error.format_message().strip().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        near = f" (Possible options: {', '.join(sorted(error.possibilities))})" if error.possibilities else ""
+        message = f"No such option: {error.option_name}{near}"
+    return InputError(message, hint=f"see {context.command_path if context is not None else 'ampc'} --help")
 
 
 def _unexpected(error: Exception) -> AmpcError:
@@ -131,272 +131,231 @@ def _unexpected(error: Exception) -> AmpcError:
     raise error
 
 
-# Output ------------------------------------------------------------------------------------------
-
-
-def _write(text: str, *, on: Any = None) -> None:
-    """Write text; when nobody reads it any more, exit quietly.  Raises ``InputError`` when it cannot be written."""
-    stream = sys.stdout if on is None else on
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        raise typer.Exit(141) from None
-    except OSError as error:
-        raise _unwritable(error, stream) from error
-
-
-class _Unwritable(InputError):
-    """A stream takes no text."""
-
-
-def _unwritable(error: OSError, stream: Any) -> _Unwritable:
-    """Return what to say of a stream that takes no text; what is still in its buffer goes nowhere."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return _Unwritable(
-        "the answer cannot be shown",
-        where="standard error" if stream is sys.stderr else "standard output",
-        why=error.strerror or str(error),
-        hint="send it to a place that takes it",
-    )
-
-
-def _show(*parts: Any, on: Any = None) -> None:
-    """Print renderables: in colour on a terminal, plain text otherwise."""
-    from rich.console import Console
-
-    stream = sys.stdout if on is None else on
-    console = Console(file=stream, highlight=False, emoji=False, markup=False)
-    if console.is_terminal:
-        console.width = min(console.width, 100)
-    with console.capture() as captured:
-        for part in parts:
-            console.print(part, soft_wrap=stream is sys.stderr)
-    text = captured.get()
-    _write("".join(f"{line.rstrip()}\n" for line in text.splitlines()) if not console.is_terminal else text, on=stream)
-
-
-def _json(record: Any) -> None:
-    _write(json.dumps(record, indent=1, default=str) + "\n")
-
-
-def _warn(text: str) -> None:
-    with contextlib.suppress(typer.Exit, _Unwritable):
-        _write(f"{text}\n", on=sys.stderr)
-
-
-@contextlib.contextmanager
-def _progress(doing: str, *, hidden: bool) -> Iterator[Callable[[str], None]]:
-    """Show a bar on a terminal, with what goes on and for how long; yields a function that takes each step's name."""
-    if hidden or not sys.stderr.isatty():
-        yield lambda step: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda step: bar.update(task, description=f"{doing}: {step}")
-
-
 # Commands ----------------------------------------------------------------------------------------
 
-app = typer.Typer(
-    name="ampc",
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from compiler.verify.certificate import versions
+
+    ampc, *others = versions().items()
+    cli_output.write(f"{' '.join(ampc)} ({', '.join(' '.join(o) for o in others)})\n")
+    raise Exit(0)
+
+
+def _show_completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
+    if shell is None or ctx.resilient_parsing:
+        return
+    cli_output.write(cli_completion.script(cli_completion.shell_or_own(shell), ctx.command))
+    raise Exit(0)
+
+
+def _install_completion(ctx: click.Context, param: click.Parameter, shell: str | None) -> None:
+    if shell is None or ctx.resilient_parsing:
+        return
+    name = cli_completion.shell_or_own(shell)
+    cli_output.write(cli_completion.install(name, cli_completion.script(name, ctx.command)) + "\n")
+    raise Exit(0)
+
+
+_AT_ONCE: dict[str, Any] = {"is_eager": True, "expose_value": False}
+"""Settings of options that do their work in place of a command."""
+
+_SHELL: dict[str, Any] = {"is_flag": False, "flag_value": "", **_AT_ONCE}
+"""Settings of options that take the name of a shell, or none for the user's own."""
+
+
+@click.group(
+    "ampc",
     cls=_Commands,
-    help="Compile ONNX models for the machine they run on, and prove that they still compute the same.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
+    params=[
+        opt.flag("--version", "Print the version.", callback=_version, **_AT_ONCE),
+        opt.option(
+            "--install-completion",
+            "[SHELL]",
+            "Install completion for the current shell.",
+            callback=_install_completion,
+            **_SHELL,
+        ),
+        opt.option(
+            "--show-completion",
+            "[SHELL]",
+            "Show completion for the current shell, to copy it or customize the installation.",
+            callback=_show_completion,
+            **_SHELL,
+        ),
+    ],
 )
+def app() -> None:
+    """Compile ONNX models for the machine they run on, and prove that they still compute the same."""
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from compiler.verify.certificate import versions
-
-        ampc, *others = versions().items()
-        _write(f"{' '.join(ampc)} ({', '.join(' '.join(o) for o in others)})\n")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Hold the options that come before the command."""
-
-
-@app.command("compile")
+@app.command(
+    "compile",
+    params=[
+        opt.MODEL,
+        opt.OUTPUT,
+        opt.TARGET,
+        opt.PASSES,
+        opt.DISABLE,
+        opt.UNTIL,
+        opt.LIST,
+        opt.VERIFY,
+        opt.VERIFY_EACH,
+        opt.INPUTS,
+        opt.EXTERNAL_DATA,
+        opt.DUMP_IR,
+        opt.REPRO,
+        opt.TIMEOUT,
+        opt.MEMORY,
+        opt.SEED,
+        opt.QUIET,
+        opt.JSON,
+    ],
+)
 def compile_(
-    model: opt.Model,
-    output: opt.Output = None,
-    target: opt.Target = "auto",
-    passes: opt.Passes = None,
-    disable: opt.Disable = None,
-    until: opt.Until = "",
-    listing: opt.List = False,
-    verify: opt.Verify = True,
-    verify_each: opt.VerifyEach = True,
-    inputs: opt.Inputs = None,
-    external_data: opt.ExternalData = None,
-    dump_ir: opt.DumpIr = None,
-    repro: opt.Repro = None,
-    timeout: opt.Timeout = 120,
-    memory_limit: opt.Memory = None,
-    seed: opt.Seed = 0,
-    quiet: opt.Quiet = False,
-    as_json: opt.Json = False,
+    *,
+    model: str,
+    output: str | None,
+    listing: bool,
+    memory_limit: str | None,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Compile MODEL for a target, verify the result, and write it."""
-    from compiler import render
-    from compiler.api import compile_model
-
     if listing:
-        from compiler.listing import pipeline
-
-        plan = pipeline(passes, target=target, disable=disable or (), until=until)
-        _json(plan) if as_json else _show(*render.pipeline(plan))
+        _list_pipeline(as_json, **{name: options[name] for name in ("passes", "target", "disable", "until")})
         return
     if output is None:
         raise InputError("no output was named", hint="add -o out/ for a bundle, or -o NAME.onnx for a plain model")
-    with _progress(f"compiling {Path(model).name}", hidden=quiet or as_json) as tell:
-        result = compile_model(
-            model,
-            target=target,
-            output=output,
-            verify=verify,
-            verify_each=verify_each,
-            passes=passes,
-            disable=disable or [],
-            until=until,
-            inputs=inputs,
-            external_data=external_data,
-            dump_ir=dump_ir,
-            repro=repro,
-            timeout=timeout,
-            memory_limit=opt.parse_size(memory_limit),
-            seed=seed,
-            progress=tell,
-        )
+    from compiler.api import compile_model
+
+    limit = opt.parse_size(memory_limit)
+    with cli_output.progress(f"compiling {Path(model).name}", hidden=quiet or as_json) as tell:
+        result = compile_model(model, output=output, memory_limit=limit, progress=tell, **options)
     if as_json:
-        _json({"output": output, "settings": result.settings, **result.report})
+        cli_output.write_json({"output": output, "settings": result.settings, **result.report})
     elif not quiet:
-        _show(*render.compiled(model, output, result.report))
+        from compiler import render
+
+        cli_output.show(*render.compiled(model, output, result.report))
 
 
-@app.command(short_help="Check whether two models compute the same.")
-def check(
-    first: opt.Reference,
-    second: opt.Candidate,
-    inputs: opt.Inputs = None,
-    timeout: opt.Timeout = 120,
-    memory_limit: opt.Memory = None,
-    seed: opt.Seed = 0,
-    as_json: opt.Json = False,
-) -> None:
-    """Check whether two models compute the same; exit code 1 when they do not."""
+def _list_pipeline(as_json: bool, /, passes: str | None, **options: Any) -> None:
+    """Show which passes would run."""
+    from compiler.listing import pipeline
+
+    plan = pipeline(passes, **options)
+    if as_json:
+        cli_output.write_json(plan)
+        return
     from compiler import render
+
+    cli_output.show(*render.pipeline(plan))
+
+
+@app.command(
+    short_help="Check whether two models compute the same.",
+    params=[opt.REFERENCE, opt.CANDIDATE, opt.INPUTS, opt.TIMEOUT, opt.MEMORY, opt.SEED, opt.JSON],
+)
+def check(*, first: str, second: str, memory_limit: str | None, as_json: bool, **options: Any) -> None:
+    """Check whether two models compute the same; exit code 1 when they do not."""
     from compiler.api import check_models
 
-    with _progress(f"checking {Path(second).name}", hidden=as_json):
-        certificate = check_models(
-            first, second, inputs=inputs, timeout=timeout, memory_limit=opt.parse_size(memory_limit), seed=seed
-        )
+    limit = opt.parse_size(memory_limit)
+    with cli_output.progress(f"checking {Path(second).name}", hidden=as_json):
+        certificate = check_models(first, second, memory_limit=limit, **options)
     record = certificate.to_json()
-    _json(record) if as_json else _show(*render.certificate(first, second, record))
+    if as_json:
+        cli_output.write_json(record)
+    else:
+        from compiler import render
+
+        cli_output.show(*render.certificate(first, second, record))
     if not certificate.verified:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
-@app.command(short_help="Show what MODEL is made of, and what slows it down.")
-def analyze(
-    model: opt.Model,
-    target: opt.Target = "auto",
-    bind: opt.Bind = None,
-    as_json: opt.Json = False,
-) -> None:
+@app.command(
+    short_help="Show what MODEL is made of, and what slows it down.",
+    params=[opt.MODEL, opt.TARGET, opt.BIND, opt.JSON],
+)
+def analyze(*, model: str, target: str, bind: tuple[str, ...], as_json: bool) -> None:
     """Show what MODEL is made of, what ONNX Runtime does anyway, and which cliffs it stands at."""
-    from compiler import render
     from compiler.analyzing import analyze_model
 
-    with _progress(f"analyzing {Path(model).name}", hidden=as_json):
-        analysis = analyze_model(model, target=target, binding=opt.parse_binding(bind or []))
-    _json(analysis.to_json()) if as_json else _show(*render.analysis(analysis))
+    with cli_output.progress(f"analyzing {Path(model).name}", hidden=as_json):
+        analysis = analyze_model(model, target=target, binding=opt.parse_binding(bind))
+    if as_json:
+        cli_output.write_json(analysis.to_json())
+        return
+    from compiler import render
+
+    cli_output.show(*render.analysis(analysis))
 
 
-@app.command(short_help="Print the IR of MODEL, at any point of the pipeline.")
-def dump(
-    model: opt.Model,
-    output: opt.Text = None,
-    before: opt.Before = "",
-    after: opt.After = "",
-    around: opt.Around = "",
-    changed: opt.Changed = False,
-    loc: opt.Loc = False,
-    facts: opt.Facts = False,
-    nodes: opt.Nodes = None,
-    passes: opt.Passes = None,
-    disable: opt.Disable = None,
-    target: opt.Target = "auto",
-    as_json: opt.Json = False,
-) -> None:
+@app.command(
+    short_help="Print the IR of MODEL, at any point of the pipeline.",
+    params=[
+        opt.MODEL,
+        opt.TEXT,
+        opt.BEFORE,
+        opt.AFTER,
+        opt.AROUND,
+        opt.CHANGED,
+        opt.LOC,
+        opt.FACTS,
+        opt.NODES,
+        opt.PASSES,
+        opt.DISABLE,
+        opt.TARGET,
+        opt.JSON,
+    ],
+)
+def dump(*, model: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Print the IR of MODEL: as loaded, or around a pass of the pipeline."""
     from compiler.dumping import DumpOptions, dump_model
 
-    options = DumpOptions(
-        before=before,
-        after=after,
-        around=around,
-        changed=changed,
-        loc=loc,
-        facts=facts,
-        nodes=nodes,
-        passes=passes,
-        disable=tuple(disable or ()),
-        target=target,
-        output=Path(output) if output else None,
-    )
-    with _progress(f"reading {Path(model).name}", hidden=as_json) as tell:
-        texts = dump_model(model, options, progress=tell)
+    wanted = DumpOptions(output=Path(output) if output else None, **options)
+    with cli_output.progress(f"reading {Path(model).name}", hidden=as_json) as tell:
+        texts = dump_model(model, wanted, progress=tell)
     if as_json:
-        _json({"output": output, "texts": texts})
+        cli_output.write_json({"output": output, "texts": texts})
     elif output is None:
         several = len(texts) > 1
-        _write("\n".join(f"// {title}\n{text}" if several else text for title, text in texts.items()))
+        cli_output.write("\n".join(f"// {title}\n{text}" if several else text for title, text in texts.items()))
 
 
-@app.command()
-def targets(as_json: opt.Json = False) -> None:
+@app.command(params=[opt.JSON])
+def targets(*, as_json: bool) -> None:
     """List the targets, and what this machine is."""
-    from compiler import render
     from compiler.listing import targets as listed
 
     record = listed()
-    _json(record) if as_json else _show(*render.targets(record))
+    if as_json:
+        cli_output.write_json(record)
+        return
+    from compiler import render
+
+    cli_output.show(*render.targets(record))
 
 
-@app.command(short_help="List the passes, and the default pipeline.")
-def passes(
-    name: opt.Pass = None,
-    as_json: opt.Json = False,
-) -> None:
+@app.command(short_help="List the passes, and the default pipeline.", params=[opt.PASS, opt.JSON])
+def passes(*, name: str | None, as_json: bool) -> None:
     """List the passes with their options, and the default pipeline."""
-    from compiler import listing, render
+    from compiler import listing
 
-    if name is None:
-        everything = listing.passes()
-        _json(everything) if as_json else _show(*render.passes(everything))
-    else:
-        record = listing.describe_pass(name)
-        _json(record) if as_json else _show(*render.one_pass(record))
+    record = listing.passes() if name is None else listing.describe_pass(name)
+    if as_json:
+        cli_output.write_json(record)
+        return
+    from compiler import render
+
+    cli_output.show(*(render.passes(record) if name is None else render.one_pass(record)))
 
 
 def _terminated(number: int, frame: Any) -> None:

@@ -1,134 +1,186 @@
-"""Options that several commands share, the completion of their values, and texts that stand for numbers.
+"""Parameters that commands take, the completion of their values, and texts that stand for numbers.
 
 Completion asks the passes and targets themselves, so plugins are completed too; nothing heavier than numpy is imported.
+The parameters are objects that commands list, not decorators: several commands share most of them.
+Decision: arguments are explained in a section of their own (``Argument``, ``Command``); click does so from 8.5 on only.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any, TypeAlias
 
-import typer
+import click
+from click.shell_completion import CompletionItem
 
 from compiler.errors import AmpcError, InputError
 
+Completions: TypeAlias = "list[CompletionItem[str]]"
+"""What may stand at a place of the command line."""
 
-def complete_pass(incomplete: str) -> list[str]:
+
+# Completion --------------------------------------------------------------------------------------
+
+
+def complete_pass(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
     """Complete the name of a pass, also the last one of a pipeline."""
     from compiler.manager import known_passes
 
     start = max(incomplete.rfind(mark) for mark in ",( ") + 1
     with contextlib.suppress(AmpcError, ImportError):
-        return [incomplete[:start] + name for name in known_passes() if name.startswith(incomplete[start:])]
+        return [CompletionItem(incomplete[:start] + n) for n in known_passes() if n.startswith(incomplete[start:])]
     return []
 
 
-def complete_target(incomplete: str) -> list[str]:
-    """Complete the name of a target."""
+def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete the name of a target, or else of a file."""
     from targets import TargetError
     from targets.catalog import AUTO, catalog
 
     with contextlib.suppress(TargetError):
-        return [name for name in (AUTO, *catalog()) if name.startswith(incomplete)]
+        found = [CompletionItem(name) for name in (AUTO, *catalog()) if name.startswith(incomplete)]
+        return found or complete_file(ctx, param, incomplete)
     return []
 
 
-def pass_option(flag: str, help: str) -> Any:
-    """Return an option whose value is the name of a pass."""
-    return typer.Option(flag, metavar="PASS", help=help, autocompletion=complete_pass)
+def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Let the shell complete the name of a file."""
+    return [CompletionItem(incomplete, type="file")]
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, or .ir text.", show_default=False)]
-Target = Annotated[
-    str,
-    typer.Option(
-        "--target",
-        "-t",
-        metavar="TARGET",
-        help="A target's name, or the path of a TOML file.",
-        autocompletion=complete_target,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Inputs = Annotated[
-    str | None, typer.Option("--inputs", metavar="NPZ", help="Inputs of your own to check with, by name.")
-]
-Passes = Annotated[
-    str | None,
-    typer.Option(
-        "--passes",
-        metavar="PIPELINE",
-        help="A pipeline in place of the default; see `ampc passes`.",
-        autocompletion=complete_pass,
-    ),
-]
-Disable = Annotated[list[str] | None, pass_option("--disable", "Leave this pass out; may be repeated.")]
-Timeout = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Limit of each run of a model.")
-]
-Memory = Annotated[
-    str | None,
-    typer.Option("--memory-limit", metavar="SIZE", help="Limit of the process that runs models: 8GiB."),
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the generated inputs.")]
+def complete_folder(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Let the shell complete the name of a folder."""
+    return [CompletionItem(incomplete, type="dir")]
 
-Output = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="OUT", help="A folder for a bundle, or NAME.onnx.")
-]
-Until = Annotated[str, pass_option("--until", "Stop after the first run of this pass.")]
-List = Annotated[bool, typer.Option("--list", help="List the passes that would run, and stop.")]
-Verify = Annotated[
-    bool,
-    typer.Option("--verify/--no-verify", help="Check the result against the original; the bundle records it."),
-]
-VerifyEach = Annotated[
-    bool,
-    typer.Option("--verify-each/--no-verify-each", help="Check the graph's invariants after every pass."),
-]
-ExternalData = Annotated[
-    bool | None,
-    typer.Option(
-        "--external-data/--embed",
-        help="Weights beside the model, or inside; by default beside above 1 GiB.",
-    ),
-]
-DumpIr = Annotated[
-    str | None,
-    typer.Option("--dump-ir", metavar="DIR", help="Write the IR after each pass that changed it."),
-]
-Repro = Annotated[
-    str | None,
-    typer.Option("--repro", metavar="DIR", help="Keep a reproduction of each pass rolled back."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Reference = Annotated[
-    str,
-    typer.Argument(metavar="A", help="The reference: an .onnx file or a bundle.", show_default=False),
-]
-Candidate = Annotated[str, typer.Argument(metavar="B", help="What is compared with it.", show_default=False)]
-Bind = Annotated[
-    list[str] | None,
-    typer.Option("--bind", metavar="DIM=N", help="What a dynamic dim counts as; may be repeated."),
-]
-Text = Annotated[
-    str | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write FILE.ir, large constants beside it."),
-]
-Before = Annotated[str, pass_option("--before", "The IR before the first run of a pass.")]
-After = Annotated[str, pass_option("--after", "The IR after the last run of a pass.")]
-Around = Annotated[str, pass_option("--around", "The IR before and after a pass.")]
-Changed = Annotated[bool, typer.Option("--changed", help="Only the lines that the pass changed.")]
-Loc = Annotated[bool, typer.Option("--loc", help="Where each node comes from.")]
-Facts = Annotated[bool, typer.Option("--facts", help="What analysis knows, as comments.")]
-Nodes = Annotated[
-    str | None,
-    typer.Option("--nodes", metavar="PATTERN", help="Only nodes whose name, operator or origin matches."),
-]
-Pass = Annotated[
-    str | None,
-    typer.Argument(metavar="[PASS]", help="Show one pass in full.", show_default=False, autocompletion=complete_pass),
-]
+
+# What click lacks --------------------------------------------------------------------------------
+
+
+class Argument(click.Argument):
+    """An argument that the help explains."""
+
+    def __init__(self, name: str, *, about: str, **settings: Any) -> None:
+        super().__init__([name], **settings)
+        self.about = about
+
+    def row(self, ctx: click.Context) -> tuple[str, str]:
+        """Return how the argument is written, and what it is."""
+        return self.make_metavar(ctx), f"{self.about}  [required]" if self.required else self.about
+
+
+class Command(click.Command):
+    """A command whose help explains its arguments before its options."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write usage, purpose, arguments and options."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        if rows := [param.row(ctx) for param in self.params if isinstance(param, Argument)]:
+            with formatter.section("Arguments"):
+                formatter.write_dl(rows)
+        self.format_options(ctx, formatter)
+
+
+class Whole(click.IntRange):
+    """A whole number within limits."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A number within limits."""
+
+    name = "number"
+
+
+# The parameters ----------------------------------------------------------------------------------
+
+
+def flag(names: str, help: str, **settings: Any) -> click.Option:
+    """Return an option without a value."""
+    return click.Option(names.split(), is_flag=True, help=help, **settings)
+
+
+def option(names: str, metavar: str, help: str, **settings: Any) -> click.Option:
+    """Return an option with a value, ``None`` when it is not given."""
+    return click.Option(names.split(), metavar=metavar, help=help, **settings)
+
+
+def pass_option(name: str, help: str) -> click.Option:
+    """Return an option whose value is the name of a pass, empty when it is not given."""
+    return option(name, "PASS", help, default="", show_default=False, shell_complete=complete_pass)
+
+
+MODEL = Argument("model", metavar="MODEL", about="An .onnx file, or .ir text.", shell_complete=complete_file)
+REFERENCE = Argument(
+    "first", metavar="A", about="The reference: an .onnx file or a bundle.", shell_complete=complete_file
+)
+CANDIDATE = Argument("second", metavar="B", about="What is compared with it.", shell_complete=complete_file)
+PASS = Argument("name", metavar="[PASS]", about="Show one pass in full.", required=False, shell_complete=complete_pass)
+
+JSON = flag("--json as_json", "Print one JSON document instead of tables.")
+QUIET = flag("--quiet -q", "Print errors only.")
+TARGET = option(
+    "--target -t",
+    "TARGET",
+    "A target's name, or the path of a TOML file.",
+    default="auto",
+    show_default=True,
+    shell_complete=complete_target,
+)
+INPUTS = option("--inputs", "NPZ", "Inputs of your own to check with, by name.", shell_complete=complete_file)
+PASSES = option(
+    "--passes", "PIPELINE", "A pipeline in place of the default; see `ampc passes`.", shell_complete=complete_pass
+)
+DISABLE = option(
+    "--disable", "PASS", "Leave this pass out; may be repeated.", multiple=True, shell_complete=complete_pass
+)
+TIMEOUT = option(
+    "--timeout",
+    "SECONDS",
+    "Limit of each run of a model.",
+    type=Number(min=0.001),
+    default=120,
+    show_default=True,
+)
+MEMORY = option("--memory-limit", "SIZE", "Limit of the process that runs models: 8GiB.")
+SEED = option("--seed", "N", "Seed of the generated inputs.", type=Whole(min=0), default=0, show_default=True)
+
+OUTPUT = option("--output -o", "OUT", "A folder for a bundle, or NAME.onnx.", shell_complete=complete_file)
+UNTIL = pass_option("--until", "Stop after the first run of this pass.")
+LIST = flag("--list listing", "List the passes that would run, and stop.")
+VERIFY = flag(
+    "--verify/--no-verify",
+    "Check the result against the original; the bundle records it.",
+    default=True,
+    show_default=True,
+)
+VERIFY_EACH = flag(
+    "--verify-each/--no-verify-each",
+    "Check the graph's invariants after every pass.",
+    default=True,
+    show_default=True,
+)
+EXTERNAL_DATA = flag(
+    "--external-data/--embed", "Weights beside the model, or inside; by default beside above 1 GiB.", default=None
+)
+DUMP_IR = option("--dump-ir", "DIR", "Write the IR after each pass that changed it.", shell_complete=complete_folder)
+REPRO = option("--repro", "DIR", "Keep a reproduction of each pass rolled back.", shell_complete=complete_folder)
+
+BIND = option("--bind", "DIM=N", "What a dynamic dim counts as; may be repeated.", multiple=True)
+
+TEXT = option("--output -o", "FILE", "Write FILE.ir, large constants beside it.", shell_complete=complete_file)
+BEFORE = pass_option("--before", "The IR before the first run of a pass.")
+AFTER = pass_option("--after", "The IR after the last run of a pass.")
+AROUND = pass_option("--around", "The IR before and after a pass.")
+CHANGED = flag("--changed", "Only the lines that the pass changed.")
+LOC = flag("--loc", "Where each node comes from.")
+FACTS = flag("--facts", "What analysis knows, as comments.")
+NODES = option("--nodes", "PATTERN", "Only nodes whose name, operator or origin matches.")
+
+
+# Texts that stand for numbers --------------------------------------------------------------------
 
 
 def parse_size(text: str | None) -> int | None:

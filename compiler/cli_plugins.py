@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING
 
-import typer
-from typer.core import TyperCommand
+import click
 
 from compiler.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "ampc.commands"
 """The entry point group of further commands."""
 
 
-class PluginCommand(TyperCommand):
+class PluginCommand(click.Command):
     """A command that an installed package adds; it gets its arguments as they are."""
 
-    def __init__(self, entry: metadata.EntryPoint) -> None:
+    def __init__(self, entry: EntryPoint) -> None:
         settings = {"allow_extra_args": True, "ignore_unknown_options": True}
         super().__init__(
             entry.name, context_settings=settings, add_help_option=False, help=f"From {_distribution(entry)}."
         )
         self.entry = entry
 
-    def invoke(self, ctx: Any) -> None:
+    def invoke(self, ctx: click.Context) -> None:
         """Load the function and call it; its return value is the exit code."""
         try:
             function = self.entry.load()
@@ -35,13 +36,15 @@ class PluginCommand(TyperCommand):
                 why=str(error),
                 hint="reinstall the package, or uninstall it",
             ) from error
-        raise typer.Exit(function([*ctx.args]) or 0)
+        raise click.exceptions.Exit(function([*ctx.args]) or 0)
 
 
-def plugins() -> dict[str, metadata.EntryPoint]:
+def plugins() -> dict[str, EntryPoint]:
     """Return the entry points of the group by name, sorted."""
-    return {e.name: e for e in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value))}
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    return {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value))}
 
 
-def _distribution(entry: metadata.EntryPoint) -> str:
+def _distribution(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value

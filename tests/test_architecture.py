@@ -49,7 +49,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("compiler.verify.worker", "compiler.backend.session", "targets.kernels", "tools"),
     "onnx_graphsurgeon": ("compiler.frontend.surgeon", "compiler.backend.surgeon", "compiler.surgeon", "tools"),
     "networkx": ("compiler.analysis", "compiler.cost", "compiler.rewrite", "passes"),
-    "typer": ("compiler.cli", "tools"),
+    "click": ("compiler.cli", "tools"),
     "rich": ("compiler.cli", "compiler.render", "tools"),
 }
 """Libraries, and the modules whose job they are; a name stands for all modules that begin with it."""

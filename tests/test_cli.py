@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
-from typer.testing import CliRunner
 
 from compiler.cli import app
 from tests.source_code import ROOT
@@ -203,8 +203,53 @@ def test_names_that_the_terminal_cannot_show() -> None:
 )
 def test_shell_completion(words: str, expected: list[str]) -> None:
     """The shell completes commands, and the names of passes and targets."""
-    wanted = {"_AMPC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    assert process(env={**os.environ, **wanted}).stdout.split() == expected
+    wanted = {"_AMPC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert process(env={**os.environ, **wanted}).stdout.split() == [f"plain,{name}" for name in expected]
+
+
+@pytest.mark.parametrize("words", ["ampc compile ./m", "ampc check a.onnx ./m", "ampc compile -t ./m"])
+def test_shell_completes_files(words: str) -> None:
+    """Where a file may stand, the shell is left to complete its name."""
+    wanted = {"_AMPC_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert process(env={**os.environ, **wanted}).stdout.split() == ["file,./m"]
+
+
+def test_shell_completion_is_silent_about_mistakes() -> None:
+    """Completion after a command that does not exist writes no error into the user's line."""
+    wanted = {"_AMPC_COMPLETE": "bash_complete", "COMP_WORDS": "ampc complie ", "COMP_CWORD": "2"}
+    assert process(env={**os.environ, **wanted}).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("shell", "place"), [("bash", ".bashrc"), ("zsh", ".zshrc"), ("fish", ".config/fish/completions/ampc.fish")]
+)
+def test_completion_is_installed_once(shell: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script that is shown is appended to the file that the user's shell reads, and not a second time."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", f"/bin/{shell}")
+    for name in ("ZDOTDIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / place
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("# mine")
+    script = ampc("--show-completion").out
+    assert f"_AMPC_COMPLETE={shell}_complete" in script
+    assert str(file) in ampc("--install-completion").out
+    assert "already" in ampc("--install-completion", shell).out
+    assert file.read_text().startswith("# mine\n")
+    assert file.read_text().count(script) == 1
+
+
+@pytest.mark.parametrize("option", ["--show-completion", "--install-completion"])
+@pytest.mark.parametrize(("own", "named"), [("/bin/tcsh", ()), ("", ()), ("/bin/bash", ("tcsh",))])
+def test_completion_for_other_shells(
+    option: str, own: str, named: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell without a script is an error that names those with one, and nothing is written."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", own)
+    assert "bash, zsh, fish" in ampc(option, *named, code=2).err
+    assert not [*tmp_path.iterdir()]
 
 
 # Plugins -----------------------------------------------------------------------------------------

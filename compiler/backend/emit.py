@@ -199,6 +199,8 @@ class _Emitter:
         elif "" not in self.domains:
             self.domains[""] = self.version
         proto.input.extend([v.name if v is not None else "" for v in form.inputs])
+        if form.op == "Loop" or node.domain:
+            proto.input.extend([""] * (_least_inputs(node) - len(form.inputs)))
         proto.output.extend([v.name for v in node.outputs])
         if form.attributes:
             for name, attr in form.attributes.items():
@@ -256,6 +258,13 @@ def _copy_header(source: ModelProto, proto: ModelProto) -> None:
         proto.model_version = source.model_version
     if "configuration" in source.DESCRIPTOR.fields_by_name:
         proto.configuration.extend(source.configuration)
+
+
+def _least_inputs(node: Node) -> int:
+    """Return how many inputs to write: a ``Loop`` counts missing ones, and operators beyond the standard may."""
+    if not node.domain:
+        return 2
+    return len(node.extra.input) if node.extra is not None and node.extra.op_type == node.op else 0
 
 
 def _copy_extras(source: NodeProto, proto: NodeProto) -> None:
