@@ -11,9 +11,10 @@ from compiler.backend.session import read_bundle
 from compiler.errors import InputError
 from compiler.frontend.load import load_model
 from compiler.opening import open_model, prepare
+from compiler.result import Measures
 from compiler.settings import load_target, runtime_limits
 from compiler.verify.equivalence import verify_result
-from compiler.verify.worker import shared_worker
+from compiler.verify.worker import memory_for, shared_worker
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -38,8 +39,7 @@ def check(
     load_model(candidate)  # refuses malformed and hostile files before the runtime sees them
     worker = shared_worker()
     worker.timeout = timeout
-    if memory_limit is not None:
-        worker.memory_limit = memory_limit
+    worker.memory_limit = memory_limit or memory_for(Measures.of(model).nbytes)
     return verify_result(
         reference,
         candidate if isinstance(candidate, Path) else candidate.SerializeToString(),

@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 GROUP = "ampc.commands"
 """The entry point group of further commands."""
 
+_OWN = {"tools.demo:command": "Compile, check and time two networks that come with ampc."}
+"""What the commands that come with ampc do, said without importing them."""
+
 
 class PluginCommand(click.Command):
     """A command that an installed package adds; it gets its arguments as they are."""
 
     def __init__(self, entry: EntryPoint) -> None:
         settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-        super().__init__(
-            entry.name, context_settings=settings, add_help_option=False, help=f"From {_distribution(entry)}."
-        )
+        summary = _OWN.get(entry.value, f"From {_distribution(entry)}.")
+        super().__init__(entry.name, context_settings=settings, add_help_option=False, help=summary)
         self.entry = entry
 
     def invoke(self, ctx: click.Context) -> None:

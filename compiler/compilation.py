@@ -90,6 +90,8 @@ class Compilation:
     """What the report says besides."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage."""
+    weights: int = 0
+    """Bytes of constants in the model as it was loaded."""
     dumper: Dumper | None = None
     """Writes the IR after each pass, when asked for."""
     scratch: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -158,6 +160,7 @@ class Compilation:
 
     def _compile(self, model: Model, place: Path | None) -> Result:
         before = Measures.of(model)
+        self.weights = before.nbytes
         for _ in range(_ATTEMPTS):
             attempt = self._attempt(model)
             files, candidate = self._write(attempt, place)
@@ -168,7 +171,8 @@ class Compilation:
                 raise UnsupportedError(
                     "the result could not be compared with the original",
                     why=certificate.reason,
-                    hint="give inputs that the model runs on (--inputs data.npz), or compile with --no-verify",
+                    hint="give inputs that the model runs on (--inputs data.npz), raise --timeout or --memory-limit, "
+                    "or compile with --no-verify",
                 )
             if not self._ban(attempt, certificate):
                 raise UnsupportedError("no rewritten form of the model could be verified", why=certificate.reason)
@@ -217,12 +221,11 @@ class Compilation:
 
     def worker(self) -> Worker:
         """Return the child process that runs models, with the caller's limits."""
-        from compiler.verify.worker import shared_worker
+        from compiler.verify.worker import memory_for, shared_worker
 
         worker = shared_worker()
         worker.timeout = self.options.timeout
-        if self.options.memory_limit is not None:
-            worker.memory_limit = self.options.memory_limit
+        worker.memory_limit = self.options.memory_limit or memory_for(self.weights)
         return worker
 
     def _tell(self, step: str) -> None:

@@ -1,7 +1,7 @@
 """Hand a model on unchanged: what is beyond the IR, but not beyond the runtime, is the user's model still.
 
-The copy is byte for byte the original; the report says why nothing was done.  A model that the runtime does not load
-either is an error, and so is one whose weights lie in other files, since these were not checked.
+The copy is byte for byte the original, but for the place of weights that lay in other files; the report says why
+nothing was done.  A model that the runtime does not load either is an error.
 """
 
 from __future__ import annotations
@@ -14,51 +14,68 @@ from compiler.backend.atomic import write_atomic
 from compiler.backend.digest import describe
 from compiler.backend.write import materialize
 from compiler.errors import ModelError, UnsupportedError, WorkerError
-from compiler.frontend.files import open_regular
-from compiler.frontend.wire import read_skeleton
+from compiler.frontend.files import ExternalFiles, open_regular
+from compiler.frontend.wire import Skeleton, read_skeleton
 from compiler.ir.wire import tensors
 from compiler.result import Result
 from compiler.verify.certificate import versions
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
 
     from compiler.compilation import Compilation
 
 
 def hand_on(job: Compilation, why: UnsupportedError) -> Result:
     """Return (and write) the original; raises ``ModelError`` when the runtime refuses it as well."""
-    data = _original(job, why)
+    data, skeleton = _original(job, why)
+    moved = _take_in_weights(job, skeleton)
     checked = _runtime_loads(job, data, why) if job.options.verify else False
     settings = job.target.session_settings()
     report = _report(job, why, len(data), checked)
     if job.options.output is not None:
         with job.destination() as place:
             assert place is not None
-            name = job.options.output.name if bundle.is_plain(job.options.output) else "model.onnx"
-            write_atomic(place / name, [data])
-            job.write_manifest(place, {name: describe(place / name)}, report)
-    return Result(settings, report, path=job.options.output, make=lambda: _parse(data))
+            job.write_manifest(place, _write(job, place, data, skeleton if moved else None), report)
+    return Result(
+        settings, report, path=job.options.output, make=lambda: materialize(skeleton.model, skeleton.table)
+    )
 
 
-def _parse(data: Any) -> ModelProto:
-    skeleton = read_skeleton(data)
-    return materialize(skeleton.model, skeleton.table)
+def _write(job: Compilation, place: Path, data: Any, skeleton: Skeleton | None) -> dict[str, Any]:
+    output = job.options.output
+    assert output is not None
+    name = output.name if bundle.is_plain(output) else "model.onnx"
+    if skeleton is not None:
+        kept = type(skeleton.model)()
+        kept.CopyFrom(skeleton.model)
+        return bundle.write_model(place, name, kept, skeleton.table, external=job.options.external_data)
+    write_atomic(place / name, [data])
+    return {name: describe(place / name)}
 
 
-def _original(job: Compilation, why: UnsupportedError) -> Any:
-    path = job.path
-    source: Any = job.source
-    if path is None:
-        proto, data = source, source.SerializeToString(deterministic=True)
-    elif path.suffix == ".ir":
+def _original(job: Compilation, why: UnsupportedError) -> tuple[Any, Skeleton]:
+    """Return the bytes of the original, and what they hold."""
+    path, source = job.path, job.source
+    if path is not None and path.suffix == ".ir":
         raise why
-    else:
-        data = open_regular(path)
-        proto = read_skeleton(data, where=str(path)).model
-    if any(t.data_location == t.EXTERNAL for t in tensors(proto)):
-        raise ModelError(why.what, where=why.where, why=why.why or "and its weights lie in other files", hint=why.hint)
-    return data
+    data = open_regular(path) if path is not None else source.SerializeToString(deterministic=True)  # type: ignore[union-attr]
+    return data, read_skeleton(data, where=str(path or "model"))
+
+
+def _take_in_weights(job: Compilation, skeleton: Skeleton) -> bool:
+    """Let the skeleton hold weights that lie in other files, each checked; return whether there are any."""
+    outside = [t for t in tensors(skeleton.model) if t.data_location == t.EXTERNAL]
+    if not outside:
+        return False
+    if job.path is None:
+        raise ModelError(
+            "the model keeps weights in other files, and was given without a folder", hint="pass the path of the model"
+        )
+    path = job.path.absolute()
+    files = ExternalFiles(path.parent, model=path)
+    for tensor in outside:
+        skeleton.table.stub(tensor, files.tensor(tensor))
+    return True
 
 
 def _runtime_loads(job: Compilation, data: Any, why: UnsupportedError) -> bool:

@@ -6,8 +6,8 @@ inference found must be equal, symbol by symbol.
 
 Decisions:
 
-* ``x + 0.0`` counts as ``x``, though it turns ``-0.0`` into ``0.0``: the two are equal, and ONNX Runtime does
-  it too.
+* ``x + 0.0`` stays: it turns ``-0.0`` into ``0.0``, and a division tells the two apart.  ONNX Runtime removes it when
+  it loads the model, so nothing is lost; ``x + -0.0`` and ``x - 0.0`` are ``x``.
 * ``Clip`` without bounds is removed for integers only: for floats ONNX Runtime clips infinities to the
   largest number.
 * ``Slice`` with steps of one that changes no dim is the identity, whatever its bounds are.
@@ -21,7 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from compiler.ir import edit
+from compiler.ir.constant import Constant
 from compiler.ir.facts import known_ints
 from compiler.ir.graph import Graph, Node, Value
 from compiler.rewrite.transform import Context, Pass
@@ -112,8 +115,11 @@ def _idempotent(node: Node) -> Value | None:
     return source if inner is not None and inner.is_op(node.op) else None
 
 
-def _neutral(number: float | bool, *, either_side: bool) -> Theorem:
-    """Return the theorem that an operand which is ``number`` everywhere changes nothing."""
+def _neutral(number: float | bool, *, either_side: bool, negative_zero: bool = False) -> Theorem:
+    """Return the theorem that an operand which is ``number`` everywhere changes nothing.
+
+    ``negative_zero`` demands that a float operand is ``-0.0``.
+    """
 
     def theorem(node: Node) -> Value | None:
         if len(node.inputs) != 2:
@@ -125,9 +131,16 @@ def _neutral(number: float | bool, *, either_side: bool) -> Theorem:
         if data is None or operand is None or operand.constant is None:
             return None
         fits = operand.constant.shape == () or same_type(data, node.output)
-        return data if fits and all_equal(operand, number) else None
+        if not fits or not all_equal(operand, number):
+            return None
+        return data if not negative_zero or _is_negative_zero(operand.constant) else None
 
     return theorem
+
+
+def _is_negative_zero(zero: Constant) -> bool:
+    """True for zeros of an integer type, and for floats with their sign set."""
+    return not zero.dtype.is_float or bool(np.all(np.signbit(zero.array().astype(np.float64))))
 
 
 THEOREMS: dict[str, Theorem] = {
@@ -145,7 +158,7 @@ THEOREMS: dict[str, Theorem] = {
     **dict.fromkeys(("Sum", "Max", "Min", "Mean", "Concat"), _only_input),
     **dict.fromkeys(("Neg", "Not"), _involution),
     **dict.fromkeys(("Relu", "Abs", "Ceil", "Floor", "Round", "Sign"), _idempotent),
-    "Add": _neutral(0, either_side=True),
+    "Add": _neutral(0, either_side=True, negative_zero=True),
     "Sub": _neutral(0, either_side=False),
     "Mul": _neutral(1, either_side=True),
     "Div": _neutral(1, either_side=False),

@@ -237,6 +237,19 @@ def test_data_of_an_earlier_result_does_not_stay_behind(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fast.onnx", "fast.onnx.ampc.json"]
 
 
+def test_a_model_beyond_the_ir_is_handed_on_with_its_weights(tmp_path: Path) -> None:
+    """What the IR cannot hold comes back as it was, weights in other files included, and the report says why."""
+    source = _dense(width=64)
+    source.opset_import.append(helper.make_opsetid("ai.onnx", 16))
+    onnx.save(source, tmp_path / "in.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    result = compile_model(tmp_path / "in.onnx", target="cpu", output=tmp_path / "out")
+    assert result.report["status"] == "unchanged"
+    assert "two versions" in result.report["why"]
+    (tmp_path / "w.bin").unlink()
+    load_session(tmp_path / "out")
+    assert [n.op_type for n in result.model.graph.node] == [n.op_type for n in source.graph.node]
+
+
 def test_the_callers_model_is_not_changed() -> None:
     """compile_model leaves its argument as it was."""
     source = _dense()

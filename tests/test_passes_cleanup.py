@@ -321,7 +321,7 @@ def chain(length: int, statement: str) -> Model:
     """Return a model of one statement repeated, ``{0}`` reading what the last one made."""
     lines = [statement.format(f"v{i - 1}" if i else "x", f"v{i}") for i in range(length)]
     last = f"%y: f32[N,4] = Neg(%v{length - 1})"
-    return graph("%x: f32[N,4]", "%y: f32[N,4]", "const %zero: f32[] = 0.0", *lines, last)
+    return graph("%x: f32[N,4]", "%y: f32[N,4]", "const %zero: f32[] = -0.0", *lines, last)
 
 
 def test_long_chains_collapse_in_one_run() -> None:

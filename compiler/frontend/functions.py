@@ -18,7 +18,7 @@ from compiler.frontend.order import definitions, in_order
 from compiler.frontend.scope import Place, Scope
 from compiler.ir import edit
 from compiler.ir.graph import Loc, Node, Value
-from compiler.ir.schema import schema
+from compiler.ir.schema import is_runtime_operator, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,10 +58,10 @@ class FunctionTable:
         self._functions[key] = function
 
     def inlines(self, frame: Frame, domain: str, op: str, proto: NodeProto) -> bool:
-        """True when a node calls one of the functions; the runtime prefers an operator of the standard."""
+        """True when a node calls one of the functions; the runtime prefers operators that it has."""
         if not self._functions or (domain, op, proto.overload) not in self._functions:
             return False
-        return schema(domain, op, frame.opsets.get(domain, 0)) is None
+        return schema(domain, op, frame.opsets.get(domain, 0)) is None and not is_runtime_operator(domain, op)
 
     def inline(self, frame: Frame, call: NodeProto) -> None:
         """Append the body of the called function to the graph of ``frame``."""

@@ -70,7 +70,9 @@ class Constant:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the packed contents take in a file; of strings, their characters."""
+        """Bytes that the packed contents take in a file; of strings, their characters; of opaque tensors, all of it."""
+        if self.opaque is not None:
+            return int(self.opaque.ByteSize()) if hasattr(self.opaque, "ByteSize") else 0
         if self.dtype is DType.STRING:
             return sum(len(s) for s in self.array().flat)
         return self.dtype.packed_bytes(self.size)

@@ -322,6 +322,11 @@ def _is_known_pure(domain: str, op: str, version: int) -> bool:
     return found is not None and not found.deprecated and (found.deterministic or op == "Dropout")
 
 
+def is_runtime_operator(domain: str, op: str) -> bool:
+    """True for an operator that ONNX Runtime adds to the standard, as far as it is known by name."""
+    return op in _RUNTIME_PURE.get(_domain(domain), ()) or (domain == "com.microsoft" and op in _MICROSOFT_RANDOM)
+
+
 def is_known(node: Node) -> bool:
     """True when the operator is one of the standard or a known one of ONNX Runtime; others are opaque."""
     domain = _domain(node.domain)

@@ -29,6 +29,7 @@ class Effort:
         """Count shapes, each distinct one once: large models repeat a few."""
         self._elements: Counter[Shape] = Counter()
         self._products: Counter[tuple[Shape, Dim]] = Counter()
+        self.weights = sum(v.constant.nbytes for g in model.graph.all_graphs() for v in g.constants if v.constant)
         for node in model.graph.all_nodes():
             shape = node.outputs[0].shape if node.outputs else None
             if shape is None:
@@ -37,6 +38,10 @@ class Effort:
             depth = _depth(node)
             if depth is not None:
                 self._products[shape, depth] += 1
+
+    def patience(self, binding: Mapping[str, int]) -> float:
+        """Return the seconds after which a run of the original counts as hanging; reading weights takes time too."""
+        return 20 + 60 * self.seconds(binding) + self.weights / 5e7
 
     def seconds(self, binding: Mapping[str, int]) -> float:
         """Return the estimate for one run with the dims bound so."""

@@ -163,6 +163,7 @@ class _Check:
         self.random = random_outputs(self.reference.original.proto)
         candidates = plan.candidates(seed=seed, user=inputs)
         count = min(_count(plan.elements(candidates[0].binding)), plan.count(candidates))
+        self.reference.timeout = min(self.worker.timeout, plan.effort.patience(candidates[0].binding))
         settled = settle(self.reference, candidates, count=count)
         report: RegionReport | None = None
         if settled.probes:

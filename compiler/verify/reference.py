@@ -125,6 +125,7 @@ class Reference:
     worker: Worker
     max_ir: int
     timeout: float | None = None
+    """Seconds for one run (``None``: the worker's own limit); loading takes what the worker allows."""
     _handle: SessionHandle | None = None
     _pid: int | None = None
     _ran: dict[str, list[Any]] = field(default_factory=dict)
@@ -135,7 +136,7 @@ class Reference:
         """The session; raises ``WorkerError`` when the runtime does not load the model."""
         if self._handle is None or self.worker.pid != self._pid:
             data, folder = self.original.image(max_ir=self.max_ir)
-            self._handle = self.worker.load(data, external_folder=folder, timeout=self.timeout)
+            self._handle = self.worker.load(data, external_folder=folder)
             self._pid = self.worker.pid
         return self._handle
 

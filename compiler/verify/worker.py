@@ -41,6 +41,10 @@ from compiler.verify.worker_values import Value, code_of, decode, encode
 Level = Literal["none", "basic", "extended", "all"]
 
 
+_MEMORY = 3 << 30
+"""Bytes that a model may take for what it computes, unless the caller says otherwise."""
+
+
 class MappedTensor(NamedTuple):
     """Where the bytes of an initializer lie: ``length`` bytes of ``path`` from ``offset`` on."""
 
@@ -81,6 +85,11 @@ def external_location(path: Path) -> tuple[Path, str]:
     """Return a folder and a location in it that let a model loaded from bytes refer to any file."""
     whole = path.resolve()
     return Path(whole.anchor), whole.relative_to(whole.anchor).as_posix()
+
+
+def memory_for(weights: int) -> int:
+    """Return a sensible limit, in bytes, for running a model with so many bytes of weights."""
+    return min(machine_memory() * 3 // 4, _MEMORY + 6 * weights)
 
 
 class Worker:
