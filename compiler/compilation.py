@@ -296,19 +296,14 @@ class Compilation:
     def _put_in_place(self, folder: Path, output: Path) -> None:
         if output.is_symlink() or (output.exists() and not output.is_file()):
             raise InputError("the output is not a regular file", where=str(output), hint="choose another output")
-        data = output.name + ".data"
-        is_ours, is_written = data in bundle.files_of(output), (folder / data).exists()
-        if is_written and not is_ours and output.with_name(data).exists():
-            raise InputError(
-                "the weights would overwrite a file that ampc did not write",
-                where=str(output.with_name(data)),
-                hint="choose another output, or move the file away",
-            )
-        for name in (data, bundle.sidecar(output).name, output.name):
+        earlier = bundle.files_of(output)
+        data = [n for n in bundle.data_names(output) if (folder / n).exists()]
+        for name in (bundle.sidecar(output).name, *data, output.name):  # see bundle.data_name
             if (folder / name).exists():
                 os.replace(folder / name, output.with_name(name))
-        if is_ours and not is_written:
-            output.with_name(data).unlink(missing_ok=True)
+        for name in bundle.data_names(output):
+            if name in earlier and name not in data:
+                output.with_name(name).unlink(missing_ok=True)
 
     def _write(self, attempt: Attempt, place: Path | None) -> tuple[dict[str, Any], Path | bytes | None]:
         o = self.options
@@ -316,10 +311,13 @@ class Compilation:
         with self._timed("write"):
             if place is not None:
                 assert o.output is not None
-                name = o.output.name if bundle.is_plain(o.output) else "model.onnx"
+                plain = bundle.is_plain(o.output)
+                name = o.output.name if plain else "model.onnx"
                 kept = type(attempt.proto)()
                 kept.CopyFrom(attempt.proto)
-                files = bundle.write_model(place, name, kept, attempt.table, external=o.external_data)
+                files = bundle.write_model(
+                    place, name, kept, attempt.table, external=o.external_data, output=o.output if plain else None
+                )
                 return files, place / name
             if not o.verify:
                 return {}, None

@@ -48,7 +48,14 @@ def _write(job: Compilation, place: Path, data: Any, skeleton: Skeleton | None) 
     if skeleton is not None:
         kept = type(skeleton.model)()
         kept.CopyFrom(skeleton.model)
-        return bundle.write_model(place, name, kept, skeleton.table, external=job.options.external_data)
+        return bundle.write_model(
+            place,
+            name,
+            kept,
+            skeleton.table,
+            external=job.options.external_data,
+            output=output if bundle.is_plain(output) else None,
+        )
     write_atomic(place / name, [data])
     return {name: describe(place / name)}
 

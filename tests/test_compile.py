@@ -104,6 +104,31 @@ def test_external_data_goes_to_a_file_of_its_own_and_comes_back(tmp_path: Path) 
     load_session(tmp_path / "out")
 
 
+def test_a_plain_model_never_meets_the_weights_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing over a model with external data, and dying between the two files, leaves a model with its own weights."""
+    output = tmp_path / "m.onnx"
+    compile_model(_dense(width=64, seed=1), target="cpu", output=output, external_data=True)
+    before = numpy_helper.to_array(onnx.load(output).graph.initializer[0])
+    move = os.replace
+
+    def die(source: Any, target: Any) -> None:
+        if Path(target) == output:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    monkeypatch.setattr("compiler.compilation.os.replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        compile_model(_dense(width=64, seed=2), target="cpu", output=output, external_data=True)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(output).graph.initializer[0]), before)
+    for seed in (2, 3):
+        compile_model(_dense(width=64, seed=seed), target="cpu", output=output, external_data=True)
+        load_session(output)
+        assert len(list(tmp_path.glob("*.data"))) <= 2
+    compile_model(_dense(width=64, seed=4), target="cpu", output=output, external_data=False)
+    load_session(output)
+
+
 def test_bytes_are_the_same_for_every_hash_seed(tmp_path: Path) -> None:
     """The files of a bundle do not depend on PYTHONHASHSEED."""
     onnx.save(_dense(), tmp_path / "in.onnx")

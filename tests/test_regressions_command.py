@@ -34,13 +34,19 @@ def test_weights_do_not_overwrite_a_file_of_somebody_else(tmp_path: Path) -> Non
         shown.type.tensor_type.shape.dim[0].dim_value = 4000
     other = tmp_path / "out.onnx.data"
     other.write_bytes(b"weights")
+    second = tmp_path / "out.onnx.1.data"
+    second.write_bytes(b"more")
     with pytest.raises(InputError, match="did not write"):
         compile_model(model, target="cpu", output=tmp_path / "out.onnx", external_data=True, verify=False)
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(other.name, b"weights")]
-    other.unlink()
+    assert sorted((p.name, p.read_bytes()) for p in tmp_path.iterdir()) == [
+        (second.name, b"more"),
+        (other.name, b"weights"),
+    ]
+    second.unlink()
     for _ in range(2):
         compile_model(model, target="cpu", output=tmp_path / "out.onnx", external_data=True, verify=False)
-    assert other.exists()
+        assert other.read_bytes() == b"weights"
+        assert second.exists()
 
 
 def test_a_bundle_does_not_replace_the_folder_that_its_input_lies_in(tmp_path: Path) -> None:

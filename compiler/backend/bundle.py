@@ -50,6 +50,30 @@ def files_of(output: Path) -> list[str]:
         return []
 
 
+def data_names(output: Path) -> tuple[str, str]:
+    """Return the two names that the data file of a plain model may have."""
+    return output.name + ".data", output.name + ".1.data"
+
+
+def data_name(output: Path) -> str:
+    """Return the name for the data file of a plain model that is about to be written; nothing in use is overwritten.
+
+    Over an earlier model the other name is taken: until the model file itself is replaced, the earlier one finds its
+    own weights.  Both names exist after a kill; the manifest, which is replaced first, then lists the unused one.
+    """
+    for name in data_names(output):
+        if not output.with_name(name).exists():
+            return name
+    for name in data_names(output):
+        if name in files_of(output):
+            return name
+    raise InputError(
+        "the weights would overwrite a file that ampc did not write",
+        where=str(output.with_name(data_names(output)[0])),
+        hint="choose another output, or move the file away",
+    )
+
+
 def check_output(output: Path, inputs: Iterable[Path] = ()) -> None:
     """Refuse an output that cannot be written, before any work is done; raises ``InputError``."""
     try:
@@ -91,11 +115,18 @@ def _strange(folder: Path) -> list[str]:
 
 
 def write_model(
-    folder: Path, name: str, proto: ModelProto, table: PayloadTable, *, external: bool | None = None
+    folder: Path,
+    name: str,
+    proto: ModelProto,
+    table: PayloadTable,
+    *,
+    external: bool | None = None,
+    output: Path | None = None,
 ) -> dict[str, Any]:
     """Write a model file (and its data file) into a folder; return names, sizes and digests of what was written.
 
-    ``external`` forces or forbids a data file; ``None`` decides by size.
+    ``external`` forces or forbids a data file; ``None`` decides by size.  ``output`` is
+    the plain model that this will be, whose earlier weights must not be overwritten.
     """
     size = embedded_size(proto, table)
     if external is None:
@@ -106,7 +137,7 @@ def write_model(
         )
     files: dict[str, Any] = {}
     if external:
-        data = name + ".data"
+        data = data_name(output) if output is not None else name + ".data"
         big = [(t, p) for t in tensors(proto) if (p := table.payload(t)) is not None and p.nbytes >= _EXTERNAL_TENSOR]
         if big:
             write_external(folder, data, big)
