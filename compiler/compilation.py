@@ -313,10 +313,13 @@ class Compilation:
                 assert o.output is not None
                 plain = bundle.is_plain(o.output)
                 name = o.output.name if plain else "model.onnx"
-                kept = type(attempt.proto)()
-                kept.CopyFrom(attempt.proto)
                 files = bundle.write_model(
-                    place, name, kept, attempt.table, external=o.external_data, output=o.output if plain else None
+                    place,
+                    name,
+                    attempt.proto,
+                    attempt.table,
+                    external=o.external_data,
+                    output=o.output if plain else None,
                 )
                 return files, place / name
             if not o.verify:
@@ -328,9 +331,7 @@ class Compilation:
     def _scratch(self, attempt: Attempt) -> Path:
         """Write a large candidate into a temporary folder that goes when this compilation ends."""
         folder = Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="ampc-")))
-        kept = type(attempt.proto)()
-        kept.CopyFrom(attempt.proto)
-        bundle.write_model(folder, "model.onnx", kept, attempt.table)
+        bundle.write_model(folder, "model.onnx", attempt.proto, attempt.table)
         return folder / "model.onnx"
 
     def write_manifest(self, place: Path, files: dict[str, Any], report: dict[str, Any]) -> None:

@@ -46,12 +46,10 @@ def _write(job: Compilation, place: Path, data: Any, skeleton: Skeleton | None) 
     assert output is not None
     name = output.name if bundle.is_plain(output) else "model.onnx"
     if skeleton is not None:
-        kept = type(skeleton.model)()
-        kept.CopyFrom(skeleton.model)
         return bundle.write_model(
             place,
             name,
-            kept,
+            skeleton.model,
             skeleton.table,
             external=job.options.external_data,
             output=output if bundle.is_plain(output) else None,

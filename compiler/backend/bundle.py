@@ -138,6 +138,9 @@ def write_model(
     files: dict[str, Any] = {}
     if external:
         data = data_name(output) if output is not None else name + ".data"
+        kept = type(proto)()
+        kept.CopyFrom(proto)  # the caller's stubs stay
+        proto = kept
         big = [(t, p) for t in tensors(proto) if (p := table.payload(t)) is not None and p.nbytes >= _EXTERNAL_TENSOR]
         if big:
             write_external(folder, data, big)

@@ -319,29 +319,20 @@ def _max_min(node: Node, index: int) -> Contents | None:
 # Comparisons and choices -------------------------------------------------------------------------
 
 
-@_content_rule("Equal")
-def _equal(node: Node, index: int) -> Contents | None:
-    return _each(node, lambda a, b: _decide(a, b, equal=1, less=0, greater=0))
+_COMPARISONS = {
+    "Equal": (1, 0, 0),
+    "Less": (0, 1, 0),
+    "Greater": (0, 0, 1),
+    "LessOrEqual": (1, 1, 0),
+    "GreaterOrEqual": (1, 0, 1),
+}
+"""Operator → its answer when the left operand is equal, less, greater."""
 
 
-@_content_rule("Less")
-def _less(node: Node, index: int) -> Contents | None:
-    return _each(node, lambda a, b: _decide(a, b, equal=0, less=1, greater=0))
-
-
-@_content_rule("Greater")
-def _greater(node: Node, index: int) -> Contents | None:
-    return _each(node, lambda a, b: _decide(a, b, equal=0, less=0, greater=1))
-
-
-@_content_rule("LessOrEqual")
-def _less_or_equal(node: Node, index: int) -> Contents | None:
-    return _each(node, lambda a, b: _decide(a, b, equal=1, less=1, greater=0))
-
-
-@_content_rule("GreaterOrEqual")
-def _greater_or_equal(node: Node, index: int) -> Contents | None:
-    return _each(node, lambda a, b: _decide(a, b, equal=1, less=0, greater=1))
+@_content_rule(*_COMPARISONS)
+def _comparison(node: Node, index: int) -> Contents | None:
+    equal, less, greater = _COMPARISONS[node.op]
+    return _each(node, lambda a, b: _decide(a, b, equal=equal, less=less, greater=greater))
 
 
 def _decide(left: Dim, right: Dim, *, equal: int, less: int, greater: int) -> int | None:

@@ -59,10 +59,6 @@ class Probe:
             self._feeds = {**drawn, **self.given}
         return self._feeds
 
-    @property
-    def is_special(self) -> bool:
-        """True for a probe with NaN and infinities, where differences are reported but count as none."""
-        return self.kind == "special"
 
 
 def _moved(slot: Slot, seed: int) -> Any:
