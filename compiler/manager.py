@@ -13,9 +13,10 @@ import importlib
 import pkgutil
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from compiler.errors import AmpcError, CompilerError, InputError, ParseError, UnknownNameError, nearest
 from compiler.ir import edit
@@ -23,12 +24,16 @@ from compiler.ir.edit import Journal
 from compiler.ir.graph import Model
 from compiler.ir.reinfer import infer_changes
 from compiler.ir.verify import verify
+from compiler.rewrite.engine import RuleStats
+from compiler.rewrite.rule import Rule
 from compiler.rewrite.transform import Context, Pass
 
 DEFAULT_PIPELINE = (
     "canonicalize, "
     "fixpoint{bound=8}(constant-conditions, fold, shape-chains, no-ops, cancel, common-subexpressions, dead-code), "
-    "fold-batch-normalization, fold-scale, fold-pad, fold, "
+    "fixpoint{bound=8}(normalize, raise, fold, shape-chains, no-ops, cancel, common-subexpressions, dead-code), "
+    "fold-batch-normalization, fold-scale, fold-pad, optimize, fold, cancel, "
+    "lower, expand, fold, shape-chains, no-ops, cancel, "
     "share-constants, flush-denormals, common-subexpressions, dead-code"
 )
 """What runs when neither the target nor the user says otherwise."""
@@ -36,6 +41,8 @@ DEFAULT_PIPELINE = (
 _BOUND = 10
 """Rounds of a fixpoint unless its ``bound`` says otherwise."""
 
+
+_T = TypeVar("_T")
 
 # What passes there are ---------------------------------------------------------------------------
 
@@ -47,7 +54,7 @@ def known_passes() -> dict[str, type[Pass]]:
     Raises ``InputError`` when two passes have one name, a plugin cannot be imported, or ``passes`` is not ours.
     """
     found: dict[str, type[Pass]] = {}
-    for cls in [*_own_passes(), *_plugin_passes()]:
+    for cls in _discovered(_passes_in):
         if found.setdefault(cls.name, cls) is not cls:
             other = found[cls.name]
             raise InputError(
@@ -58,15 +65,44 @@ def known_passes() -> dict[str, type[Pass]]:
     return dict(sorted(found.items()))
 
 
-def _own_passes() -> Iterator[type[Pass]]:
+@functools.cache
+def known_rules() -> dict[str, type[Rule]]:
+    """Return every rule by its name, in order: those of the package ``passes``, and those of plugins.
+
+    Raises ``InputError`` as ``known_passes`` does, ``ParseError`` for a rule that is malformed.
+    """
+    found: dict[str, type[Rule]] = {}
+    for cls in _discovered(_rules_in):
+        if found.setdefault(cls.name, cls) is not cls:
+            raise InputError(
+                f"two rules are called {cls.name!r}",
+                why=f"{found[cls.name].__module__} and {cls.__module__} define it",
+                hint="rename the plugin's rule",
+            )
+    return dict(sorted(found.items()))
+
+
+def _discovered(of_module: Callable[[Any], list[type[_T]]]) -> Iterator[type[_T]]:
+    for module in _own_modules():
+        yield from of_module(module)
+    for loaded in _plugins():
+        if isinstance(loaded, type):
+            holder = types.SimpleNamespace(**{"__name__": loaded.__module__, loaded.__name__: loaded})
+            yield from of_module(holder)
+        else:
+            yield from of_module(loaded)
+
+
+@functools.cache
+def _own_modules() -> tuple[Any, ...]:
     try:
         package: Any = importlib.import_module("passes")
     except Exception as error:  # somebody else's package may fail in any way
         raise _not_ours("?", f"{type(error).__name__}: {error}") from error
     if not hasattr(package, "AMPC"):
         raise _not_ours(str(getattr(package, "__file__", "?")), "a package of yours comes first on sys.path")
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
-        yield from _passes_in(importlib.import_module(f"passes.{info.name}"))
+    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+    return tuple(importlib.import_module(f"passes.{name}") for name in names)
 
 
 def _not_ours(where: str, why: str) -> InputError:
@@ -79,30 +115,32 @@ def _not_ours(where: str, why: str) -> InputError:
 
 
 def _passes_in(module: Any) -> list[type[Pass]]:
-    return [
-        value
-        for _, value in sorted(vars(module).items())
-        if isinstance(value, type)
-        and issubclass(value, Pass)
-        and value.__module__ == module.__name__
-        and "run" in vars(value)
-    ]
+    return [cls for cls in _classes(module, Pass) if "run" in vars(cls)]
 
 
-def _plugin_passes() -> Iterator[type[Pass]]:
+def _rules_in(module: Any) -> list[type[Rule]]:
+    return [cls for cls in _classes(module, Rule) if "before" in vars(cls)]
+
+
+def _classes(module: Any, kind: type[_T]) -> list[type[_T]]:
+    """Return the subclasses of a class that a module defines itself, ordered by name."""
+    found = [v for _, v in sorted(vars(module).items()) if isinstance(v, type) and issubclass(v, kind)]
+    return [cls for cls in found if cls.__module__ == module.__name__]
+
+
+def _plugins() -> Iterator[Any]:
+    """Yield what the entry points name: modules of passes and rules, or single classes."""
     from importlib.metadata import entry_points
 
     for entry in sorted(entry_points(group="ampc.passes"), key=lambda e: e.name):
         try:
-            loaded = entry.load()
+            yield entry.load()
+        except ParseError:
+            raise  # a malformed rule; the error names its place
         except Exception as error:  # a plugin may fail in any way
             raise InputError(
                 f"the plugin {entry.name!r} cannot be loaded", where=entry.value, why=f"{type(error).__name__}: {error}"
             ) from error
-        if isinstance(loaded, type) and issubclass(loaded, Pass):
-            yield loaded
-        else:
-            yield from _passes_in(loaded)
 
 
 def function_pass(name: str, function: Any) -> Pass:
@@ -292,10 +330,16 @@ class PassRecord:
     changed: bool = False
     rewrites: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, RuleStats] = field(default_factory=dict)
     ms: float = 0.0
     nodes_before: int = 0
     nodes_after: int = 0
     error: str = ""
+
+    @property
+    def fired(self) -> list[str]:
+        """Rules whose rewrites were kept, by name."""
+        return [name for name, stats in sorted(self.rules.items()) if stats.hits] if self.changed else []
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object; ``rewrites`` is the total, ``kinds`` what it is made of."""
@@ -305,6 +349,7 @@ class PassRecord:
             "rewrites": sum(self.rewrites.values()),
             "kinds": dict(sorted(self.rewrites.items())),
             "refusals": dict(sorted(self.refusals.items())),
+            "rules": {name: stats.to_json() for name, stats in sorted(self.rules.items())},
             "ms": round(self.ms, 3),
             "nodes_before": self.nodes_before,
             "nodes_after": self.nodes_after,
@@ -371,7 +416,8 @@ class Runner:
 
     def _transaction(self, step: Pass) -> None:
         model, ctx = self.model, self.ctx
-        ctx.rewrites, ctx.refusals = {}, {}
+        ctx.rewrites, ctx.refusals, ctx.rules = {}, {}, {}
+        ctx.rule_set = ctx.rule_set or tuple(cls() for cls in known_rules().values())
         record = PassRecord(step.name, nodes_before=_node_count(model))
         for o in self.observers:
             o.before(model, step.name)
@@ -392,6 +438,7 @@ class Runner:
                 raise
         record.changed = journal.changed and not record.error
         record.rewrites, record.refusals = (ctx.rewrites if record.changed else {}), ctx.refusals
+        record.rules = ctx.rules
         record.ms = (time.perf_counter() - started) * 1e3
         record.nodes_after = _node_count(model)
         self.records.append(record)

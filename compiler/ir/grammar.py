@@ -5,14 +5,14 @@
     model     = { "meta" STRING "=" STRING | "function" "(" HEX ")" } graph
     graph     = "graph" @NAME "(" parameters ")" "->" "(" outputs ")" "{" { constant | statement } return "}"
     constant  = "const" output "=" contents
-    statement = outputs "=" [ DOMAIN "::" ] OP [ @VERSION ] "(" operands ")" [ "{" attributes "}" ]
-                [ "name" "(" STRING ")" ] [ "loc" "(" [ rewrites ":" ] names ")" ]
+    statement = [ "optional" ] outputs "=" [ DOMAIN "::" ] OP { "|" OP } [ @VERSION ] "(" operands ")"
+                [ "{" attributes "}" ] [ "name" "(" STRING ")" ] [ "loc" "(" [ rewrites ":" ] names ")" ]
     return    = "return" [ operands ]
     contents  = elements | #DIGEST | "proto" "(" HEX ")"
 
 An attribute's form tells its kind: ``1``, ``1.0``, ``"text"``, ``b"bytes"``, ``const TYPE contents``, ``graph ...``,
 ``type(HEX)``, ``sparse(HEX)``, non-empty lists in brackets, and ``ints(...)``, ``graphs(...)`` for every kind of
-list.
+list.  What only rules may write is read here too, and refused where a model is built.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from compiler.ir.syntax import (
     Attribute,
     ConstantSyntax,
     Contents,
+    DimList,
     GraphSyntax,
     Literal,
     Operand,
@@ -40,6 +41,8 @@ _LISTS = {
     "sparses": "sparse",
 }  # fmt: skip
 """Kind of a list → kind of its items."""
+
+_NUMBER_WORDS = ("inf", "nan", "true", "false")
 
 
 class Grammar(TypeGrammar):
@@ -101,6 +104,9 @@ class Grammar(TypeGrammar):
             return self._plain_list(token.at)
         if self.accept("$"):
             return Attribute("variable", self.word("the variable's name"), token.at)
+        if token.kind == "value":
+            name = self.name("value", "a value")
+            return Attribute("operand", Operand(name, None, False, token.at, optional=bool(self.accept("?"))), token.at)
         if token.kind == "word" and token.text in ("type", "sparse"):
             self.take()
             return Attribute(token.text, self.hexadecimal(), token.at)
@@ -108,6 +114,8 @@ class Grammar(TypeGrammar):
             return Attribute("tensor", self._tensor(), token.at)
         if self.is_word("graph"):
             return Attribute("graph", self.graph(), token.at)
+        if token.kind == "word" and token.text not in _NUMBER_WORDS:
+            return Attribute("dim", self.dim(), token.at)
         return self._plain(self.scalar(), token.at)
 
     def _tensor(self) -> Tensor:
@@ -148,18 +156,24 @@ class Grammar(TypeGrammar):
     def statement(self) -> Statement:
         """Read one application of an operator."""
         at = self.token.at
+        optional = self.accept_word("optional") is not None
         outputs = self._outputs()
         self.expect("=")
         domain, op = "", self.word("an operator")
         if self.accept("::"):
             domain, op = op, self.word("an operator")
+        alternatives = []
+        while self.accept("|"):
+            alternatives.append(self.word("an operator"))
         version = self._version()
         self.expect("(")
         inputs = tuple(self.list_of(self.operand, ")"))
         attributes = self._attributes() if self.accept("{") else {}
         name = self._parenthesised_string() if self.is_word("name") and self.ahead("(") else None
         loc = self._loc() if self.is_word("loc") and self.ahead("(") else None
-        return Statement(tuple(outputs), domain, op, version, inputs, attributes, name, loc, at)
+        return Statement(
+            tuple(outputs), domain, op, version, inputs, attributes, name, loc, at, optional, tuple(alternatives)
+        )
 
     def _outputs(self) -> list[Output | None]:
         if self.accept("("):
@@ -186,16 +200,34 @@ class Grammar(TypeGrammar):
         except ValueError:
             raise self.error("after '@' stands the version of an operator, a number", token.at) from None
 
-    def operand(self) -> Operand | Literal | None:
-        """Read an operand: a value, ``_``, and in rules a number, a type, ``const``."""
+    def operand(self) -> Operand | Literal | DimList | None:
+        """Read an operand: a value, ``_``, and in rules a number, dims, a type, ``const``, ``scalar``, ``%x?``."""
         at = self.token.at
         if self.accept_word("_"):
             return None
+        if self.token.kind == "[" and self._holds_symbols():
+            return self._dim_list()
         if self.token.kind in ("number", "-", "[") or self.token.text in ("inf", "nan", "true", "false"):
             nested = self.token.kind == "["
             return Literal(self.elements(), nested, at)
-        constant = self.accept_word("const") is not None
-        return Operand(self.name("value", "an operand such as %x"), self.optional_type(), constant, at)
+        scalar = self.accept_word("scalar") is not None
+        constant = scalar or self.accept_word("const") is not None
+        name = self.name("value", "an operand such as %x")
+        optional = self.accept("?") is not None
+        return Operand(name, self.optional_type(), constant, at, scalar, optional)
+
+    def _holds_symbols(self) -> bool:
+        """True when the list that comes next is one of dims rather than of numbers."""
+        by = 1
+        while not (self.ahead("]", by=by) or self.ahead("end", by=by)):
+            if self.ahead("word", by=by) and self.tokens[self._next + by].text not in _NUMBER_WORDS:
+                return True
+            by += 1
+        return False
+
+    def _dim_list(self) -> DimList:
+        at = self.take().at
+        return DimList(tuple(self.list_of(self.dim, "]")), at)
 
     def _attributes(self) -> dict[str, Attribute]:
         found: dict[str, Attribute] = {}

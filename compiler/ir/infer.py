@@ -71,6 +71,11 @@ def infer_nodes(nodes: Iterable[Node]) -> None:
         _drive(run.node(node))
 
 
+def infer_detached(node: Node, model: Model) -> None:
+    """Find types and contents of the outputs of a node without nested graphs that stands in no graph yet."""
+    _Run(model).plain(node)
+
+
 def _drive(job: Job) -> None:
     stack = [job]
     while stack:

@@ -11,7 +11,7 @@ not by each other, so that nesting costs no stack.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +70,14 @@ def print_graph(graph: Graph, *, loc: bool = True, facts: bool = False) -> str:
     """Return the text of one graph, nested ones included, without the header."""
     printer = _Printer(graph.model, loc=loc, facts=facts, side=None)
     return "\n".join([*(printer.render(line) for line in printer.lines(graph)), ""])
+
+
+def print_nodes(model: Model, nodes: Iterable[Node]) -> str:
+    """Return the text of some nodes, without origins, with the constants that they read; they may stand in no graph."""
+    printer = _Printer(model, loc=False, facts=False, side=None)
+    nodes = list(nodes)
+    constants = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v.constant is not None)
+    return "\n".join([*(printer._constant_line(v) for v in constants), *map(printer.statement, nodes), ""])
 
 
 def save_text(model: Model, path: Path, *, loc: bool = True, facts: bool = False) -> None:

@@ -17,6 +17,7 @@ from compiler.ir.spelling import Opaque, read_contents, read_float
 from compiler.ir.syntax import (
     Attribute,
     Contents,
+    DimList,
     GraphSyntax,
     Literal,
     Operand,
@@ -147,6 +148,8 @@ class Builder:
     # Nodes ---------------------------------------------------------------------------------------
 
     def _node(self, graph: Graph, s: Statement) -> None:
+        if s.optional or s.alternatives:
+            raise self.grammar.error("only rules have optional and alternative parts", s.at)
         version = default_version(s.domain, self.model.opsets, self.form) if s.version is None else s.version
         loc = s.loc if s.loc is not None else Loc()
         name = s.name if s.name is not None else implied_name(loc)
@@ -156,15 +159,16 @@ class Builder:
         node.outputs = tuple(Value("") if o is None else self._define(o.name, o.type, o.at) for o in s.outputs)
         edit.attach(graph, node)
 
-    def _operand(self, operand: Operand | Literal | None) -> Value | None:
+    def _operand(self, operand: Operand | Literal | DimList | None) -> Value | None:
         if operand is None:
             return None
-        if isinstance(operand, Literal) or operand.constant or operand.type is not None:
+        named = isinstance(operand, Operand) and not (operand.constant or operand.optional)
+        if not isinstance(operand, Operand) or not named or operand.type is not None:
             raise self.grammar.error("an operand is the name of a value; only rules write more", operand.at)
         return self._value(operand)
 
     def _attribute(self, a: Attribute, node: Node) -> Attr:
-        if a.kind == "variable":
+        if a.kind in ("variable", "operand", "dim"):
             raise self.grammar.error("only rules have variables", a.at)
         if not a.kind.endswith("s"):
             return Attr(a.kind, self._attribute_value(a.kind, a.value, node))

@@ -49,12 +49,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A value that a statement reads; rules may add its type, and that it must be a constant."""
+    """A value that a statement reads; rules may add its type, and that it must be a constant or may be missing."""
 
     name: str
     type: TypeSyntax | None
     constant: bool
     at: int
+    scalar: bool = False
+    """True when it was written ``scalar %e``: a constant of one element."""
+    optional: bool = False
+    """True when it was written ``%b?``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,14 @@ class Literal:
     scalars: list[Scalar]
     nested: bool
     """True when it was written as a list."""
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DimList:
+    """Dims where an operand stands, ``[B,S,H*D]``: rules only."""
+
+    dims: tuple[Dim, ...]
     at: int
 
 
@@ -89,10 +101,10 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An attribute's value: ``kind`` is one of ``Attr.kind``, or ``variable`` for a rule's ``$a``.
+    """An attribute's value: ``kind`` is one of ``Attr.kind``, or in a rule ``variable``, ``operand`` or ``dim``.
 
-    ``value`` is an int, ``Number`` (float), str, bytes, ``Tensor``, ``GraphSyntax``, a variable's name, or
-    a tuple.
+    ``value`` is an int, ``Number`` (float), str, bytes, ``Tensor``, ``GraphSyntax``, a variable's name (``$a``), an
+    ``Operand`` (``%e``), a dim (``H``), or a tuple.
     """
 
     kind: str
@@ -109,12 +121,16 @@ class Statement:
     op: str
     version: int | None
     """What follows ``@``; ``None`` when nothing does."""
-    inputs: tuple[Operand | Literal | None, ...]
+    inputs: tuple[Operand | Literal | DimList | None, ...]
     attributes: dict[str, Attribute]
     name: str | None
     """What ``name("...")`` says; ``None`` when it does not stand there."""
     loc: Loc | None
     at: int
+    optional: bool = False
+    """True when it was written ``optional %y = ...``: rules only."""
+    alternatives: tuple[str, ...] = ()
+    """Further operators after ``|``: rules only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,16 @@ entry point group ``ampc.passes`` names.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from compiler.ir.constant import Constant
 from compiler.ir.graph import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from compiler.rewrite.engine import Rewrite, RuleStats
+    from compiler.rewrite.rule import Rule
 
 
 class Evaluator(Protocol):
@@ -45,6 +49,36 @@ class Context:
     """How often each rewrite was done."""
     refusals: dict[str, int] = field(default_factory=dict)
     """Reasons why something was left alone, and how often."""
+    rule_set: tuple[Rule, ...] = ()
+    """Every rule that there is, ordered by name."""
+    banned_rules: frozenset[str] = frozenset()
+    """Names of rules that are left out."""
+    rules: dict[str, RuleStats] = field(default_factory=dict)
+    """What each rule did in the current pass, by its name."""
+    select: str = "cost"
+    """How lowering chooses: ``fused``, ``cost`` or ``standard``."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """Rule → measured gain on the target's provider: time before over time after."""
+    legality: Callable[[Node], str] | None = None
+    """Says why the target does not run a node, ``""`` when it does; ``None`` when everything is legal."""
+    on_rewrite: Callable[[Rewrite], None] | None = None
+    """Is told of each rewrite by a rule just before it happens."""
+    trace: Any = None
+    """A ``Trace`` that is told of near misses."""
+
+    def rules_of(self, stage: str, *, only: str = "") -> list[Rule]:
+        """Return the rules of a stage that are not banned; ``only`` names one of them."""
+        found = [r for r in self.rule_set if r.stage == stage and r.name not in self.banned_rules]
+        return [r for r in found if r.name == only] if only else found
+
+    def why_illegal(self, rule: Rule, node: Node) -> str:
+        """Return why a node that a rule would make may not be made, ``""`` when it may.
+
+        Normal forms and raised operators are legal on every target, since ``expand`` takes apart what is left of them.
+        """
+        if self.legality is None or rule.stage in ("canonical", "raise"):
+            return ""
+        return self.legality(node)
 
     def count(self, rewrite: str, times: int = 1) -> None:
         """Record that a rewrite was done."""

@@ -1,0 +1,260 @@
+"""Apply rules to graphs: a worklist of nodes, rules indexed by the operator of their root.
+
+Each node is tried once; after a rewrite the new nodes and those near them are tried again.  So the work is near-linear
+in the size of the graph.  At one node the largest form that matches wins, ties go by name, and builds are
+deterministic.  A node that was made by a long chain of rewrites is the sign of rules that undo each other: the rule
+that made it is left out for the rest of the run, and the report says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from compiler.ir.edit import NEWEST
+from compiler.ir.graph import Graph, Model, Node
+from compiler.ir.printer import print_nodes
+from compiler.rewrite.apply import Replacement, build, put
+from compiler.rewrite.match import Match, Matcher, Refusal
+from compiler.rewrite.order import Order
+from compiler.rewrite.pattern import Pattern, operators
+from compiler.rewrite.rule import Rule
+
+if TYPE_CHECKING:
+    from compiler.rewrite.match import Trace
+    from compiler.rewrite.transform import Context
+    from compiler.rewrite.unify import Binding
+
+_GENERATIONS = 40
+"""Rewrites of rewrites after which rules count as undoing each other."""
+
+_NEAR = 48
+"""Nodes below a rewrite that are tried again."""
+
+_OPEN_DOMAINS = frozenset({"", "com.microsoft"})
+
+
+@dataclass(slots=True)
+class RuleStats:
+    """What one rule did: attempts beyond the index, rewrites, refusals by reason, time in milliseconds."""
+
+    tries: int = 0
+    hits: int = 0
+    ms: float = 0.0
+    refusals: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics as a JSON object."""
+        refusals = dict(sorted(self.refusals.items()))
+        return {"tries": self.tries, "hits": self.hits, "ms": round(self.ms, 3), "refusals": refusals}
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What is told of a rewrite just before it happens."""
+
+    match: Match
+    made: Replacement
+
+    @property
+    def rule(self) -> str:
+        """The rule's name."""
+        return self.match.rule.name
+
+    @property
+    def stage(self) -> str:
+        """The rule's stage."""
+        return self.match.rule.stage
+
+    @property
+    def locs(self) -> tuple[str, ...]:
+        """Names of the user's nodes that the matched nodes come from."""
+        return tuple(dict.fromkeys(name for n in self.match.nodes() for name in n.loc.names))
+
+    @property
+    def before(self) -> str:
+        """What matched, as IR text."""
+        return print_nodes(self._model(), self.match.nodes())
+
+    @property
+    def after(self) -> str:
+        """What replaces it, as IR text; a rule's output that becomes another value is an ``Identity`` here."""
+        aliases = [
+            Node("Identity", (value,), (self.match[name],), version=NEWEST)
+            for name, value in sorted(self.made.values.items())
+            if name in self.match.rule.outputs and value is not None and value.node not in self.made.nodes
+        ]
+        return print_nodes(self._model(), [*self.made.nodes, *aliases])
+
+    def _model(self) -> Model:
+        assert self.match.root.graph is not None
+        return self.match.root.graph.model
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A form of a rule, ready to be tried."""
+
+    rule: Rule
+    pattern: Pattern
+    matcher: Matcher
+
+
+class Engine:
+    """Applies a set of rules; one use for one run of a pass."""
+
+    def __init__(
+        self, rules: Iterable[Rule], ctx: Context, *, backwards: bool = False, trace: Trace | None = None
+    ) -> None:
+        """Index the rules; ``backwards`` visits the outputs of a graph first, ``trace`` is told of near misses."""
+        self.ctx = ctx
+        self.backwards = backwards
+        self.trace = trace
+        self.order = Order()
+        self.generation: dict[Node, int] = {}
+        self.stopped: set[str] = set()
+        self.index: dict[str, list[_Candidate]] = {}
+        for rule in rules:
+            self._add(rule)
+        for found in self.index.values():
+            found.sort(key=lambda c: (-len(c.pattern.statements), c.rule.name, c.pattern.index))
+
+    def _add(self, rule: Rule) -> None:
+        for pattern in rule.forms:
+            matcher = Matcher(pattern, rule.types, rule.outputs, rule.kept)
+            for op in sorted(operators(pattern.statements[pattern.root])):
+                self.index.setdefault(op, []).append(_Candidate(rule, pattern, matcher))
+
+    def run(self, graph: Graph) -> bool:
+        """Rewrite a graph and the graphs nested in it until no rule applies; return whether anything changed."""
+        changed = False
+        for g in open_graphs(graph):
+            changed = self._graph(g) or changed
+        return changed
+
+    def _graph(self, graph: Graph) -> bool:
+        nodes = graph.reversed_nodes() if self.backwards else graph.nodes()
+        queue = deque(n for n in nodes if n.qualified in self.index)
+        queued = set(queue)
+        changed = False
+        while queue:
+            node = queue.popleft()
+            queued.discard(node)
+            if node.graph is not graph:
+                continue
+            made = self._visit(node)
+            if made is None:
+                continue
+            changed = True
+            for near in self._near(made, graph):
+                if near not in queued and near.qualified in self.index:
+                    queued.add(near)
+                    queue.append(near)
+        return changed
+
+    # One node ------------------------------------------------------------------------------------
+
+    def _visit(self, node: Node) -> list[Node] | None:
+        """Apply the first rule that fits at a node; return what must be looked at again, ``None`` when none did."""
+        makers: set[str] | None = None
+        for candidate in self.index.get(node.qualified, ()):
+            if candidate.rule.name in self.stopped:
+                continue
+            if self.trace is None and candidate.pattern.needs:
+                if makers is None:
+                    makers = {v.node.qualified for v in node.inputs if v is not None and v.node is not None}
+                if any(makers.isdisjoint(need) for need in candidate.pattern.needs):
+                    continue
+            made = self._try(candidate, node)
+            if made is not None:
+                return made
+        return None
+
+    def _try(self, candidate: _Candidate, node: Node) -> list[Node] | None:
+        stats = self.ctx.rules.setdefault(candidate.rule.name, RuleStats())
+        stats.tries += 1
+        start = time.perf_counter()
+        try:
+            return self._rewrite(candidate, node, stats)
+        finally:
+            stats.ms += (time.perf_counter() - start) * 1e3
+
+    def _rewrite(self, candidate: _Candidate, node: Node, stats: RuleStats) -> list[Node] | None:
+        rule, graph = candidate.rule, node.graph
+        assert graph is not None
+        found: list[tuple[Match, Replacement]] = []
+
+        def accept(binding: Binding) -> str:
+            match = Match(rule, candidate.pattern, node, binding, self.ctx.target)
+            reason, made = self._examine(match)
+            if made is None:
+                stats.refusals[reason] = stats.refusals.get(reason, 0) + 1
+                return reason or "refused"
+            found.append((match, made))
+            return ""
+
+        if candidate.matcher.match(node, accept, self.trace) is None:
+            return None
+        match, made = found[-1]
+        generation = 1 + max(self.generation.get(n, 0) for n in match.nodes())
+        if generation > _GENERATIONS:
+            self.stopped.add(rule.name)
+            self.ctx.refuse(f"{rule.name}: left out, since rules undo each other ({' < '.join(node.loc.by[:4])})")
+            return None
+        if self.ctx.on_rewrite is not None:
+            self.ctx.on_rewrite(Rewrite(match, made))
+        try:
+            new = put(match, made, self.order)
+        except Refusal as refusal:
+            stats.refusals[str(refusal)] = stats.refusals.get(str(refusal), 0) + 1
+            return None
+        stats.hits += 1
+        self.ctx.count(rule.name)
+        self.generation.update(dict.fromkeys(new, generation))
+        around = [made.values[name] for name in sorted(rule.outputs) if made.values.get(name) is not None]
+        return [*new, *(n for v in around if v is not None for n in v.users())]
+
+    def _examine(self, match: Match) -> tuple[str, Replacement | None]:
+        """Return the checked replacement of a match, or why there is none."""
+        graph = match.root.graph
+        assert graph is not None
+        try:
+            reason = match.rule.guard(match)
+            if reason:
+                return reason, None
+            made = build(match, graph.model)
+            for node in made.nodes:
+                reason = self.ctx.why_illegal(match.rule, node)
+                if reason:
+                    return reason, None
+        except Refusal as refusal:
+            return str(refusal), None
+        return "", made
+
+    def _near(self, made: Sequence[Node], graph: Graph) -> Iterator[Node]:
+        """Yield nodes and what lies below them, as far as a rule may reach."""
+        seen: dict[Node, None] = {}
+        todo = deque(made)
+        while todo and len(seen) < _NEAR:
+            node = todo.popleft()
+            if node in seen or node.graph is not graph:
+                continue
+            seen[node] = None
+            for out in node.outputs:
+                todo.extend(out.users())
+        yield from seen
+
+
+def open_graphs(graph: Graph) -> Iterator[Graph]:
+    """Yield a graph and the graphs nested in nodes of known domains, outer before inner."""
+    todo = [graph]
+    while todo:
+        current = todo.pop()
+        yield current
+        if current.owners:
+            owners = [n for n in current.nodes() if n in current.owners and n.domain in _OPEN_DOMAINS]
+            nested = [g for n in owners for g in n.graphs()]
+            todo.extend(reversed(nested))

@@ -1,0 +1,72 @@
+"""The passes that apply rules, one for each stage; what the rules are is found, not listed.
+
+Lowering chooses among rules: ``fused`` takes every legal one, larger forms first; ``cost`` those that were measured to
+gain on the target's provider; ``standard`` those whose result is made of ``ai.onnx`` operators only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compiler.ir.graph import Graph
+from compiler.rewrite.engine import Engine
+from compiler.rewrite.rule import Rule
+from compiler.rewrite.transform import Context, Pass
+
+
+@dataclass(frozen=True)
+class Normalize(Pass):
+    """Write what exporters spell in many ways in one, so that one rule per operator recognises it."""
+
+    only: str = ""
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        """Apply the rules of the stage ``canonical``."""
+        return Engine(ctx.rules_of("canonical", only=self.only), ctx, trace=ctx.trace).run(graph)
+
+
+@dataclass(frozen=True)
+class Raise(Pass):
+    """Recognise operators that are written out, and write the standard operator that was meant."""
+
+    only: str = ""
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        """Apply the rules of the stage ``raise``."""
+        return Engine(ctx.rules_of("raise", only=self.only), ctx, trace=ctx.trace).run(graph)
+
+
+@dataclass(frozen=True)
+class Optimize(Pass):
+    """Apply algebra that pays on every target to the raised graph."""
+
+    only: str = ""
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        """Apply the rules of the stage ``optimize``."""
+        return Engine(ctx.rules_of("optimize", only=self.only), ctx, trace=ctx.trace).run(graph)
+
+
+@dataclass(frozen=True)
+class Lower(Pass):
+    """Choose forms that the target runs fast: fused operators, or cheaper ones."""
+
+    only: str = ""
+
+    def run(self, graph: Graph, ctx: Context) -> bool:
+        """Apply the rules of the stage ``lower`` that the selection admits, outputs first."""
+        rules = [r for r in ctx.rules_of("lower", only=self.only) if not why_not_selected(r, ctx)]
+        return Engine(rules, ctx, backwards=True, trace=ctx.trace).run(graph)
+
+
+def why_not_selected(rule: Rule, ctx: Context) -> str:
+    """Return why the selection leaves a lowering rule out, ``""`` when it admits it."""
+    if ctx.select == "fused":
+        return ""
+    if ctx.select == "standard":
+        foreign = [s.domain for s in rule.replacement.statements if s.domain]
+        return f"it makes operators of {foreign[0]}" if foreign else ""
+    gain = ctx.gains.get(rule.name)
+    if gain is None:
+        return "its gain was not measured on this provider"
+    return "" if gain > 1 else f"its measured gain is {gain:g}"
