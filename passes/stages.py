@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from compiler.ir.graph import Graph
 from compiler.rewrite.engine import Engine
-from compiler.rewrite.rule import Rule
 from compiler.rewrite.transform import Context, Pass
 
 
@@ -55,18 +54,5 @@ class Lower(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Apply the rules of the stage ``lower`` that the selection admits, outputs first."""
-        rules = [r for r in ctx.rules_of("lower", only=self.only) if not why_not_selected(r, ctx)]
+        rules = [r for r in ctx.rules_of("lower", only=self.only) if not ctx.why_not_selected(r)]
         return Engine(rules, ctx, backwards=True, trace=ctx.trace).run(graph)
-
-
-def why_not_selected(rule: Rule, ctx: Context) -> str:
-    """Return why the selection leaves a lowering rule out, ``""`` when it admits it."""
-    if ctx.select == "fused":
-        return ""
-    if ctx.select == "standard":
-        foreign = [s.domain for s in rule.replacement.statements if s.domain]
-        return f"it makes operators of {foreign[0]}" if foreign else ""
-    gain = ctx.gains.get(rule.name)
-    if gain is None:
-        return "its gain was not measured on this provider"
-    return "" if gain > 1 else f"its measured gain is {gain:g}"

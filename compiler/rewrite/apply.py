@@ -63,7 +63,8 @@ class _Builder:
     def _statement(self, s: Statement) -> None:
         inputs = [self._operand(s, i, w) for i, w in enumerate(s.inputs)]
         if self._falls_away(s, inputs):
-            self.made.values.update((o.name, None) for o in s.outputs if o is not None)
+            passed_on = next((v for v in inputs if v is not None), None) if s.optional else None
+            self.made.values.update((o.name, passed_on) for o in s.outputs if o is not None)
             return
         if s.op == "Identity" and not s.domain and s.outputs[0] is not None and s.outputs[0].name in self.outputs:
             self.made.values[s.outputs[0].name] = inputs[0]

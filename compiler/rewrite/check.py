@@ -115,7 +115,7 @@ class _Side:
             return
         if name not in self.rule.bound:
             raise self.error(f"%{name} is not bound", operand.at, hint=nearest(name, sorted(self.rule.bound)))
-        missing = [f for f in self.rule.forms if name not in f.defined and name not in f.leaves]
+        missing = [f for f in self.rule.forms if not (name in f.defined or name in f.leaves or name in f.stands_for)]
         if missing and not operand.optional:
             raise self.error(f"%{name} is not bound in every form", operand.at, hint=f"write %{name}?")
 

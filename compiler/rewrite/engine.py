@@ -20,7 +20,7 @@ from compiler.ir.printer import print_nodes
 from compiler.rewrite.apply import Replacement, build, put
 from compiler.rewrite.match import Match, Matcher, Refusal
 from compiler.rewrite.order import Order
-from compiler.rewrite.pattern import Pattern, operators
+from compiler.rewrite.pattern import Pattern
 from compiler.rewrite.rule import Rule
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class Engine:
         self.generation: dict[Node, int] = {}
         self.stopped: set[str] = set()
         self.index: dict[str, list[_Candidate]] = {}
+        self._likely: dict[tuple[str, frozenset[str]], list[_Candidate]] = {}
         for rule in rules:
             self._add(rule)
         for found in self.index.values():
@@ -125,7 +126,7 @@ class Engine:
     def _add(self, rule: Rule) -> None:
         for pattern in rule.forms:
             matcher = Matcher(pattern, rule.types, rule.outputs, rule.kept)
-            for op in sorted(operators(pattern.statements[pattern.root])):
+            for op in sorted(pattern.operators[pattern.root]):
                 self.index.setdefault(op, []).append(_Candidate(rule, pattern, matcher))
 
     def run(self, graph: Graph) -> bool:
@@ -157,21 +158,32 @@ class Engine:
 
     # One node ------------------------------------------------------------------------------------
 
+    def at(self, node: Node) -> list[Node] | None:
+        """Apply the first rule that fits at a node, and at no other.
+
+        Returns the new nodes and those that read what they make, ``None`` when no rule fits.
+        """
+        return self._visit(node)
+
     def _visit(self, node: Node) -> list[Node] | None:
         """Apply the first rule that fits at a node; return what must be looked at again, ``None`` when none did."""
-        makers: set[str] | None = None
-        for candidate in self.index.get(node.qualified, ()):
-            if candidate.rule.name in self.stopped:
-                continue
-            if self.trace is None and candidate.pattern.needs:
-                if makers is None:
-                    makers = {v.node.qualified for v in node.inputs if v is not None and v.node is not None}
-                if any(makers.isdisjoint(need) for need in candidate.pattern.needs):
-                    continue
-            made = self._try(candidate, node)
+        for candidate in self._candidates(node):
+            made = self._try(candidate, node) if candidate.rule.name not in self.stopped else None
             if made is not None:
                 return made
         return None
+
+    def _candidates(self, node: Node) -> Sequence[_Candidate]:
+        """Return the forms whose root may be a node, going by its operator and by those that make its operands."""
+        found = self.index.get(node.qualified, ())
+        if self.trace is not None or not found:
+            return found
+        key = node.qualified, frozenset(v.node.qualified for v in node.inputs if v is not None and v.node is not None)
+        likely = self._likely.get(key)
+        if likely is None:
+            likely = [c for c in found if not any(map(key[1].isdisjoint, c.pattern.needs[c.pattern.root]))]
+            self._likely[key] = likely
+        return likely
 
     def _try(self, candidate: _Candidate, node: Node) -> list[Node] | None:
         stats = self.ctx.rules.setdefault(candidate.rule.name, RuleStats())

@@ -22,7 +22,7 @@ from compiler.ir.schema import attribute, node_schema
 from compiler.ir.spelling import Number, read_contents
 from compiler.ir.syntax import Attribute, DimList, Literal, Operand, Statement
 from compiler.ir.types import Shape
-from compiler.rewrite.pattern import ANY, COMMUTATIVE, Pattern, operators
+from compiler.rewrite.pattern import ANY, COMMUTATIVE, Pattern
 from compiler.rewrite.unify import Allowed, Binding
 
 if TYPE_CHECKING:
@@ -69,14 +69,17 @@ class Match:
 
     def __getitem__(self, name: str) -> Value:
         """Return the value that ``%name`` stands for; raises ``KeyError`` when the form does not bind it."""
-        value = self._binding.values[name]
+        value = self._binding.values[self.pattern.stands_for.get(name, name)]
         if value is None:
             raise KeyError(name)
         return value
 
     def get(self, name: str) -> Value | None:
-        """Return the value that ``%name`` stands for, ``None`` when it is missing here."""
-        return self._binding.values.get(name)
+        """Return the value that ``%name`` stands for, ``None`` when it is missing here.
+
+        The result of an optional statement that the form leaves out is the operand that it passes on.
+        """
+        return self._binding.values.get(self.pattern.stands_for.get(name, name))
 
     def node(self, name: str) -> Node:
         """Return the matched node that makes ``%name``."""
@@ -207,13 +210,15 @@ class Matcher:
         return self._next_forward()
 
     def _expected(self, statement: int) -> str:
-        return "expected " + " or ".join(sorted(operators(self.pattern.statements[statement])))
+        return "expected " + " or ".join(sorted(self.pattern.operators[statement]))
 
     def _node(self, index: int, node: Node, goals: Any) -> bool:
         """Match a statement with a node, then solve the goals that this adds."""
         s, b = self.pattern.statements[index], self.b
-        if node.qualified not in operators(s):
+        if node.qualified not in self.pattern.operators[index]:
             return self._miss(index, node, self._expected(index) + f", found {node.qualified}")
+        if self.trace is None and not made_by(node, self.pattern.needs[index]):
+            return False
         b.bind(b.nodes, index, node)
         reason = self._outputs(s, node) or self._attributes(s, node)
         if reason:
@@ -354,7 +359,7 @@ class Matcher:
             value = self.b.values.get(operand.name) if isinstance(operand, Operand) else None
             if value is not None:
                 graph = self.b.nodes[self.pattern.root].graph
-                yield from (n for n in value.users() if n.graph is graph and n.qualified in operators(s))
+                yield from (n for n in value.users() if n.graph is graph and n.qualified in self.pattern.operators[index])
                 return
 
     def _finish(self) -> bool:
@@ -373,6 +378,14 @@ def _push(pairs: list[Pair], goals: Any) -> Any:
     for pair in reversed(pairs):
         goals = (pair, goals)
     return goals
+
+
+def made_by(node: Node, needs: tuple[frozenset[str], ...]) -> bool:
+    """True when for each set of operators one of them makes an operand of the node."""
+    if not needs:
+        return True
+    makers = {v.node.qualified for v in node.inputs if v is not None and v.node is not None}
+    return not any(map(makers.isdisjoint, needs))
 
 
 def _unreached(pattern: Pattern) -> tuple[int, ...]:

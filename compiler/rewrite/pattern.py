@@ -7,7 +7,7 @@ the operand that it passes on.  So the matcher knows one kind of thing only: a l
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -37,6 +37,8 @@ class Pattern:
     """Which text of ``before`` the form is of."""
     skipped: tuple[str, ...] = field(default=())
     """Results of the optional statements that this form leaves out."""
+    stands_for: Mapping[str, str] = field(default_factory=dict)
+    """Each of them → the name of the operand that it stands for."""
 
     @property
     def root(self) -> int:
@@ -67,14 +69,20 @@ class Pattern:
         return tuple(n for n in self.reads if n not in self.defined and n != ANY)
 
     @cached_property
-    def needs(self) -> tuple[frozenset[str], ...]:
-        """Operators that must make operands of the root, one set for each operand that a statement defines."""
-        found = []
-        for operand in self.statements[self.root].inputs:
+    def operators(self) -> tuple[frozenset[str], ...]:
+        """The operators that each statement may be."""
+        return tuple(operators(s) for s in self.statements)
+
+    @cached_property
+    def needs(self) -> tuple[tuple[frozenset[str], ...], ...]:
+        """For each statement, the operators that must make its operands: one set for each operand that is made."""
+        return tuple(tuple(self._makers(s)) for s in self.statements)
+
+    def _makers(self, statement: Statement) -> Iterator[frozenset[str]]:
+        for operand in statement.inputs:
             at = self.defined.get(operand.name) if isinstance(operand, Operand) else None
             if at is not None and not (isinstance(operand, Operand) and operand.optional):
-                found.append(operators(self.statements[at[0]]))
-        return tuple(found)
+                yield self.operators[at[0]]
 
     def operands(self) -> Iterator[Operand]:
         """Yield every named operand of every statement."""
@@ -127,7 +135,7 @@ def _without(statements: Sequence[Statement], left_out: tuple[int, ...], grammar
             continue
         kept.append(replace(s, inputs=inputs, optional=False))
         above.update(o.name for o in s.outputs if o is not None)
-    return Pattern(tuple(kept), grammar, index, tuple(alias))
+    return Pattern(tuple(kept), grammar, index, tuple(alias), {name: o.name for name, o in alias.items()})
 
 
 Written = Operand | Literal | DimList | None

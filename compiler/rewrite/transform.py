@@ -80,6 +80,21 @@ class Context:
             return ""
         return self.legality(node)
 
+    def why_not_selected(self, rule: Rule) -> str:
+        """Return why the selection leaves a lowering rule out, ``""`` when it admits it, and for all other rules."""
+        if rule.stage != "lower":
+            return ""
+        foreign = [s.domain for s in rule.replacement.statements if s.domain]
+        if self.select == "fused":
+            apart = len(rule.replacement.statements) > len(rule.forms[0].statements) and not foreign
+            return "it takes an operator apart" if apart else ""
+        if self.select == "standard":
+            return f"it makes operators of {foreign[0]}" if foreign else ""
+        gain = self.gains.get(rule.name)
+        if gain is None:
+            return "its gain was not measured on this provider"
+        return "" if gain > 1 else f"its measured gain is {gain:g}"
+
     def count(self, rewrite: str, times: int = 1) -> None:
         """Record that a rewrite was done."""
         self.rewrites[rewrite] = self.rewrites.get(rewrite, 0) + times

@@ -7,6 +7,7 @@ matcher can take back an attempt.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,10 +104,10 @@ class Binding:
     def _unify_dim(self, expected: Dim, dim: Dim) -> str:
         if not isinstance(expected, Expr):
             return "" if expected == dim else f"a dim is {dim}, not {expected}"
-        if not expected.is_symbol:
+        name = _plain_name(expected)
+        if not name:
             self.bind(self.deferred, len(self.trail), (expected, dim))
             return ""
-        name = expected.symbols()[0]
         bound = self.dims.get(name)
         if bound is None:
             self.bind(self.dims, name, dim)
@@ -120,6 +121,12 @@ class Binding:
             if value != dim:
                 return f"{expected} is {value}, and the dim is {dim}"
         return ""
+
+
+@functools.cache
+def _plain_name(dim: Expr) -> str:
+    """Return the name of a dim that is one, ``""`` for an expression; the dims are those of rules."""
+    return dim.symbols()[0] if dim.is_symbol else ""
 
 
 def _ranks(expected: int, shape: Shape) -> str:

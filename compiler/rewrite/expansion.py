@@ -1,0 +1,120 @@
+"""Take operators apart that a target does not run: by our own definitions, or else by those of the standard.
+
+Our definitions are the rules of the stage ``expand``; they come first, since they give what exporters would have
+written, while the standard's are written for every case at once and leave chains of shapes to be folded.  Definitions
+may use operators that are themselves taken apart, as long as it ends in operators that run: an operator that cannot be
+brought to an end is left as it is, and the reason is told.
+
+Anybody may ask: the pass ``expand`` asks for every node that the target lacks, and a selection by cost may ask for a
+raised operator whose definition is cheaper than its kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compiler.errors import CompilerError
+from compiler.ir import edit
+from compiler.ir.copies import copy_nodes, replace_by
+from compiler.ir.graph import Graph, Model, Node, Value
+from compiler.ir.infer import infer_nodes
+from compiler.ir.schema import is_random, node_schema
+from compiler.rewrite.apply import type_change
+from compiler.rewrite.engine import Engine
+from compiler.rewrite.legal import Legality
+from compiler.rewrite.transform import Context
+
+BY = "expand"
+"""Who is said to have made the nodes of a standard definition."""
+
+_DEEPEST = 8
+"""Definitions within definitions; those of the standard are three deep."""
+
+
+class Expander:
+    """Takes nodes apart on one target; one use for one run of a pass."""
+
+    def __init__(self, ctx: Context) -> None:
+        """Take the rules, the target and the definitions from the context."""
+        self.ctx = ctx
+        self.legality = ctx.legality if isinstance(ctx.legality, Legality) else Legality(None)
+        allowing = replace(ctx, legality=self.why_never)
+        self.engine = Engine(ctx.rules_of("expand"), allowing, trace=ctx.trace)
+        self._ends: dict[Graph, str] = {}
+
+    def why_needed(self, node: Node) -> str:
+        """Return why a node must be taken apart, ``""`` when it can stay.
+
+        What a rewrite made must be known to run; what the user's model has is left when it may.
+        """
+        reason = self.legality.why_not(node, proven=bool(node.loc.by))
+        if reason or not self.legality.fused_by_function(node):
+            return reason
+        return f"{self.legality.provider} has no kernel of {node.op}, only its definition"
+
+    def expand(self, node: Node) -> list[Node] | str:
+        """Put what defines a node in its place and return the new nodes, or why that is not possible."""
+        near = self.engine.at(node)
+        if near is not None:
+            return [n for n in near if n.graph is not None]
+        body = self._body(node)
+        if isinstance(body, str):
+            return body
+        return self._inline(node, body)
+
+    def why_never(self, node: Node) -> str:
+        """Return why a node would neither run nor could be taken apart, ``""`` when one of the two is so."""
+        return self._never(node, 0)
+
+    def _never(self, node: Node, depth: int) -> str:
+        reason = self.legality.why_not(node)
+        if not reason or node.qualified in self.engine.index:
+            return ""
+        if depth == _DEEPEST:
+            return reason
+        body = self._body(node, depth + 1)
+        return reason if isinstance(body, str) else ""
+
+    def _body(self, node: Node, depth: int = 0) -> Model | str:
+        """Return the standard's definition of a node if it ends in operators that run, or why not."""
+        definition = node_schema(node)
+        if self.legality.bodies is None or definition is None or not definition.has_function:
+            return f"nothing defines {node.qualified}"
+        if is_random(node) or not definition.deterministic:
+            return f"{node.op} draws random numbers"
+        body = self.legality.bodies(node)
+        if isinstance(body, str):
+            return body
+        if body.graph not in self._ends:
+            self._ends[body.graph] = ""  # a definition that comes back to itself is cut off by its depth
+            reasons = (self._never(n, depth) for n in body.graph.all_nodes())
+            self._ends[body.graph] = next(filter(None, reasons), "")
+        reason = self._ends[body.graph]
+        return f"its definition does not run either: {reason}" if reason else body
+
+    def _inline(self, node: Node, body: Model) -> list[Node]:
+        """Put a copy of a definition in the place of a node."""
+        given = [v for v in node.inputs if v is not None]
+        operands: dict[Value, Value | None] = dict(zip(body.graph.inputs, given, strict=True))
+        standing, made = copy_nodes(body.graph, operands, node, loc=edit.merge_locs([node], BY))
+        infer_nodes(made)
+        wanted = iter(body.graph.outputs)
+        results = [None if o.absent else standing[next(wanted)] for o in node.outputs]
+        for old, value in zip(node.outputs, results, strict=True):
+            _check(node, old, value)
+        replace_by(node, results, made)
+        for n in made:
+            self.engine.order.insert(n)
+        self.engine.order.forget(node)
+        self.ctx.count(f"{BY} {node.op}")
+        return made
+
+
+def _check(node: Node, old: Value, new: Value | None) -> None:
+    """Let a result have the type that is known of what it stands for; one that contradicts it is our mistake."""
+    if new is None:
+        return
+    change = type_change(old.type, new.type)
+    if change:
+        raise CompilerError(f"the definition of {node.op} gives another type", why=change)
+    edit.refine(new, old.type)
