@@ -33,10 +33,12 @@ def compile_model(
     passes: str | Sequence[Any] | None = None,
     disable: str | Sequence[str] = (),
     until: str = "",
+    select: str = "cost",
     inputs: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     external_data: bool | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
     repro: str | os.PathLike[str] | None = None,
+    log_rewrites: str | os.PathLike[str] | Callable[[str], None] | None = None,
     timeout: float = 120.0,
     memory_limit: int | None = None,
     seed: int = 0,
@@ -49,11 +51,15 @@ def compile_model(
     for a plain model with its settings beside it; nothing is written when the call raises.
 
     ``passes`` is a pipeline (text, or a list of passes, pipeline texts and functions ``(graph, ctx) -> bool``) in place
-    of the default; ``disable`` names passes to leave out; ``until`` stops after a pass.  ``inputs`` (an ``.npz``, or a
-    mapping of arrays) are checked besides the generated ones.  ``external_data`` forces or forbids a data file, which
-    there is by default above 1 GiB.  ``dump_ir`` is a folder for the IR after each pass, ``repro`` one for
-    reproductions of passes that had to be rolled back.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound each
-    request to the child process that runs models.  ``progress`` is called with the name of each step.
+    of the default; ``disable`` names passes and rules to leave out; ``until`` stops after a pass.  ``select`` says
+    which form of an operator is taken: ``"fused"``, the most fused one that the target runs, ``"cost"``, one only
+    where it was measured to be faster, ``"standard"``, operators of ai.onnx only.
+
+    ``inputs`` (an ``.npz``, or a mapping of arrays) are checked besides the generated ones.  ``external_data`` forces
+    or forbids a data file, which there is by default above 1 GiB.  ``dump_ir`` is a folder for the IR after each pass,
+    ``repro`` one for reproductions of what had to be rolled back, ``log_rewrites`` a file for every rewrite, before
+    and after, as text, or a function that takes these texts.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound
+    each request to the child process that runs models.  ``progress`` is called with the name of each step.
 
     Raises ``InputError`` (``ModelError`` for the model itself) for what the caller can mend, else ``CompilerError``.
     """
@@ -69,10 +75,12 @@ def compile_model(
             passes=passes,
             disable=(disable,) if isinstance(disable, str) else tuple(disable),
             until=until,
+            select=select,
             inputs=_arrays(inputs),
             external_data=external_data,
             dump_ir=Path(dump_ir) if dump_ir is not None else None,
             repro=Path(repro) if repro is not None else None,
+            log_rewrites=log_rewrites,
             timeout=timeout,
             memory_limit=memory_limit,
             seed=seed,

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.exceptions import Exit, NoArgsIsHelpError
+from click.exceptions import Exit
 
-from compiler import cli_completion, cli_output, cli_plugins
+from compiler import cli_completion, cli_errors, cli_output, cli_plugins
 from compiler import cli_options as opt
-from compiler.errors import AmpcError, InputError, UnknownNameError, nearest
+from compiler.errors import InputError, UnknownNameError, nearest
 
 _STDERR = 2
 """The number of the last of the standard streams."""
@@ -71,64 +71,10 @@ class _Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             code = 130
         except Exception as error:
-            code = _fail(error, as_json="--json" in given)
+            code = cli_errors.fail(error, as_json="--json" in given)
         if code == 130:
             cli_output.warn("interrupted; nothing was left half-written")
         sys.exit(code)
-
-
-def _fail(error: Exception, *, as_json: bool) -> int:
-    """Show an error and return its exit code."""
-    ours = _as_ours(error)
-    if ours is None:
-        return int(getattr(error, "exit_code", 2))
-    try:
-        if as_json and not isinstance(ours, cli_output.Unwritable):
-            cli_output.write_json(ours.to_json())
-        else:
-            from compiler import render
-
-            cli_output.show(render.error(ours), on=sys.stderr)
-    except Exit as closed:
-        return closed.exit_code
-    except cli_output.Unwritable as unwritable:
-        cli_output.warn(str(unwritable))
-    return ours.exit_code
-
-
-def _as_ours(error: Exception) -> AmpcError | None:
-    """Return any exception as one of ours, ``None`` for a help text that was asked for by giving no arguments."""
-    if isinstance(error, AmpcError):
-        return error
-    if isinstance(error, OSError):  # the functions of the API raise none: help or rich's own flushing
-        return cli_output.unwritable(error, sys.stdout)
-    if isinstance(error, NoArgsIsHelpError):
-        cli_output.write(f"{error.ctx.get_help()}\n")
-        return None
-    return _misused(error) if isinstance(error, click.ClickException) else _unexpected(error)
-
-
-def _misused(error: click.ClickException) -> InputError:
-    """Return the error for a command line that makes no sense."""
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    message = error.format_message().strip().rstrip(".")
-    if isinstance(error, click.NoSuchOption):
-        near = f" (Possible options: {', '.join(sorted(error.possibilities))})" if error.possibilities else ""
-        message = f"No such option: {error.option_name}{near}"
-    return InputError(message, hint=f"see {context.command_path if context is not None else 'ampc'} --help")
-
-
-def _unexpected(error: Exception) -> AmpcError:
-    from compiler.api import guarded
-
-    def again() -> None:
-        raise error
-
-    try:
-        guarded(again)
-    except AmpcError as ours:
-        return ours
-    raise error
 
 
 # Commands ----------------------------------------------------------------------------------------
@@ -202,16 +148,19 @@ def app() -> None:
         opt.PASSES,
         opt.DISABLE,
         opt.UNTIL,
+        opt.SELECT,
         opt.LIST,
         opt.VERIFY,
         opt.VERIFY_EACH,
         opt.INPUTS,
         opt.EXTERNAL_DATA,
         opt.DUMP_IR,
+        opt.LOG_REWRITES,
         opt.REPRO,
         opt.TIMEOUT,
         opt.MEMORY,
         opt.SEED,
+        opt.VERBOSE,
         opt.QUIET,
         opt.JSON,
     ],
@@ -222,6 +171,8 @@ def compile_(
     output: str | None,
     listing: bool,
     memory_limit: str | None,
+    log_rewrites: str | None,
+    verbose: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -235,14 +186,15 @@ def compile_(
     from compiler.api import compile_model
 
     limit = opt.parse_size(memory_limit)
-    with cli_output.progress(f"compiling {Path(model).name}", hidden=quiet or as_json) as tell:
-        result = compile_model(model, output=output, memory_limit=limit, progress=tell, **options)
+    log = cli_output.write_error if log_rewrites == "-" else log_rewrites
+    with cli_output.progress(f"compiling {Path(model).name}", hidden=quiet or as_json or log_rewrites == "-") as tell:
+        result = compile_model(model, output=output, memory_limit=limit, log_rewrites=log, progress=tell, **options)
     if as_json:
         cli_output.write_json({"output": output, "settings": result.settings, **result.report})
     elif not quiet:
         from compiler import render
 
-        cli_output.show(*render.compiled(model, output, result.report))
+        cli_output.show(*render.compiled(model, output, result.report, verbose=verbose))
 
 
 def _list_pipeline(as_json: bool, /, passes: str | None, **options: Any) -> None:
@@ -312,6 +264,7 @@ def analyze(*, model: str, target: str, bind: tuple[str, ...], as_json: bool) ->
         opt.NODES,
         opt.PASSES,
         opt.DISABLE,
+        opt.SELECT,
         opt.TARGET,
         opt.JSON,
     ],
@@ -328,6 +281,36 @@ def dump(*, model: str, output: str | None, as_json: bool, **options: Any) -> No
     elif output is None:
         several = len(texts) > 1
         cli_output.write("\n".join(f"// {title}\n{text}" if several else text for title, text in texts.items()))
+
+
+@app.command(
+    short_help="Say why rules did not fire on MODEL.",
+    params=[
+        opt.MODEL,
+        opt.BY_RULE,
+        opt.NODE,
+        opt.TARGET,
+        opt.SELECT,
+        opt.PASSES,
+        opt.DISABLE,
+        opt.SHOWN,
+        opt.JSON,
+    ],
+)
+def explain(*, model: str, as_json: bool, **options: Any) -> None:
+    """Say why rules did not fire on MODEL: where a form comes near, and at which of its statements it stops."""
+    from compiler.api import guarded
+    from compiler.explaining import ExplainOptions, explain_model
+
+    wanted = ExplainOptions(**options)
+    with cli_output.progress(f"explaining {Path(model).name}", hidden=as_json) as tell:
+        record = guarded(lambda: explain_model(model, wanted, progress=tell))
+    if as_json:
+        cli_output.write_json(record)
+        return
+    from compiler import render_rules
+
+    cli_output.show(*render_rules.explanation(record))
 
 
 @app.command(params=[opt.JSON])
@@ -356,6 +339,20 @@ def passes(*, name: str | None, as_json: bool) -> None:
     from compiler import render
 
     cli_output.show(*(render.passes(record) if name is None else render.one_pass(record)))
+
+
+@app.command(short_help="List the rules, or show one in full.", params=[opt.RULE, opt.STAGE, opt.JSON])
+def rules(*, name: str | None, stage: str | None, as_json: bool) -> None:
+    """List the rules by stage, or show all that is known of one."""
+    from compiler import ruling
+
+    record = ruling.rules(stage=stage) if name is None else ruling.describe_rule(name)
+    if as_json:
+        cli_output.write_json(record)
+        return
+    from compiler import render_rules
+
+    cli_output.show(*(render_rules.rules(record) if name is None else render_rules.one_rule(record)))
 
 
 def _terminated(number: int, frame: Any) -> None:

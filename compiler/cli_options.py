@@ -33,6 +33,34 @@ def complete_pass(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return []
 
 
+def complete_rule(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete the name of a rule."""
+    from compiler.manager import known_rules
+
+    with contextlib.suppress(AmpcError, ImportError):
+        return [CompletionItem(name) for name in known_rules() if name.startswith(incomplete)]
+    return []
+
+
+def complete_pass_or_rule(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete the name of a pass or of a rule."""
+    return complete_pass(ctx, param, incomplete) + complete_rule(ctx, param, incomplete)
+
+
+def complete_selection(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete a way to choose among forms of an operator."""
+    from compiler.planning import SELECTIONS
+
+    return [CompletionItem(name) for name in SELECTIONS if name.startswith(incomplete)]
+
+
+def complete_stage(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
+    """Complete the name of a stage."""
+    from compiler.ruling import STAGES
+
+    return [CompletionItem(name) for name in STAGES if name.startswith(incomplete)]
+
+
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> Completions:
     """Complete the name of a target, or else of a file."""
     from targets import TargetError
@@ -117,6 +145,7 @@ REFERENCE = Argument(
     "first", metavar="A", about="The reference: an .onnx file or a bundle.", shell_complete=complete_file
 )
 CANDIDATE = Argument("second", metavar="B", about="What is compared with it.", shell_complete=complete_file)
+RULE = Argument("name", metavar="[RULE]", about="Show one rule in full.", required=False, shell_complete=complete_rule)
 PASS = Argument("name", metavar="[PASS]", about="Show one pass in full.", required=False, shell_complete=complete_pass)
 
 JSON = flag("--json as_json", "Print one JSON document instead of tables.")
@@ -134,7 +163,19 @@ PASSES = option(
     "--passes", "PIPELINE", "A pipeline in place of the default; see `ampc passes`.", shell_complete=complete_pass
 )
 DISABLE = option(
-    "--disable", "PASS", "Leave this pass out; may be repeated.", multiple=True, shell_complete=complete_pass
+    "--disable",
+    "NAME",
+    "Leave this pass or rule out; may be repeated.",
+    multiple=True,
+    shell_complete=complete_pass_or_rule,
+)
+SELECT = option(
+    "--select",
+    "HOW",
+    "Which form of an operator to take: the most fused one, what pays (cost), or standard operators only.",
+    default="cost",
+    show_default=True,
+    shell_complete=complete_selection,
 )
 TIMEOUT = option(
     "--timeout",
@@ -167,6 +208,21 @@ EXTERNAL_DATA = flag(
 )
 DUMP_IR = option("--dump-ir", "DIR", "Write the IR after each pass that changed it.", shell_complete=complete_folder)
 REPRO = option("--repro", "DIR", "Keep a reproduction of each pass rolled back.", shell_complete=complete_folder)
+
+LOG_REWRITES = option(
+    "--log-rewrites",
+    "[FILE]",
+    "Write each rewrite, before and after; to standard error without a FILE.",
+    is_flag=False,
+    flag_value="-",
+    shell_complete=complete_file,
+)
+VERBOSE = flag("--verbose -v", "Show also what each rule did, and the time that it took.")
+
+STAGE = option("--stage", "STAGE", "Only rules of this stage.", shell_complete=complete_stage)
+BY_RULE = option("--rule", "RULE", "The rule that is asked about; by default all.", shell_complete=complete_rule)
+NODE = option("--node", "PATTERN", "Only places at nodes of yours whose name matches.")
+SHOWN = option("--limit", "N", "Places to show; by default 3, without --rule 20.", type=Whole(min=1))
 
 BIND = option("--bind", "DIM=N", "What a dynamic dim counts as; may be repeated.", multiple=True)
 

@@ -32,6 +32,11 @@ def write(text: str, *, on: Any = None) -> None:
         raise unwritable(error, stream) from error
 
 
+def write_error(text: str) -> None:
+    """Write text to standard error."""
+    write(text, on=sys.stderr)
+
+
 class Unwritable(InputError):
     """A stream takes no text."""
 

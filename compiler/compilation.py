@@ -1,9 +1,10 @@
 """One compilation from the model to the verified result: load, run the pipeline, emit, verify, write.
 
 The loop at its heart keeps the promise that nothing unverified is handed over.  The pipeline runs optimistically; then
-every change and the emitted file are checked against the original.  When a check fails, the pass at fault is banned,
-and everything runs again without it; when nothing is left to ban, the original itself is handed on, unchanged.
-Repeating from the start costs time only when something was wrong, and needs no way to undo one pass under others.
+every change and the emitted file are checked against the original.  When a check fails, the rule at fault, or else the
+pass, is left out (``blaming``), and everything runs again; when nothing is left to leave out, the original itself is
+handed on, unchanged.  Repeating from the start costs time only when something was wrong, and needs no way to undo one
+pass under others.
 """
 
 from __future__ import annotations
@@ -22,26 +23,39 @@ from compiler.backend import bundle
 from compiler.backend.atomic import AtomicFolder, failures, write_atomic
 from compiler.backend.emit import Limits, emit, payload_table
 from compiler.backend.write import embedded_size, materialize, serialize
+from compiler.blaming import Blame
 from compiler.errors import InputError, ModelError, UnsupportedError
 from compiler.ir.graph import Model
 from compiler.manager import Runner, Step
-from compiler.observe import Dumper, Progress
+from compiler.observe import Dumper, Progress, RewriteLog
 from compiler.opening import open_model, prepare
-from compiler.planning import plan
-from compiler.result import TIMES, Attempt, Measures, Result, report_check, report_model, seconds_by_pass
-from compiler.rewrite.transform import Context
+from compiler.planning import check_selection, plan, rule_context
+from compiler.result import (
+    TIMES,
+    Attempt,
+    Measures,
+    Result,
+    report_check,
+    report_model,
+    seconds_by_pass,
+    seconds_by_rule,
+)
 from compiler.settings import load_target, runtime_limits
 from compiler.verify.certificate import versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from compiler.rewrite.engine import Rewrite
     from compiler.verify.certificate import Certificate
     from compiler.verify.worker import Worker
     from targets import Target
 
 _ATTEMPTS = 12
 """Runs of the pipeline before the original is handed on."""
+
+_BY_RULE = 8
+"""Runs after which whole passes are left out, and no longer single rules of theirs."""
 
 _IN_MEMORY = 64 << 20
 """Bytes up to which a result without an output path is verified from memory."""
@@ -58,10 +72,12 @@ class Options:
     passes: str | Sequence[Any] | None = None
     disable: tuple[str, ...] = ()
     until: str = ""
+    select: str = "cost"
     inputs: Mapping[str, Any] | None = None
     external_data: bool | None = None
     dump_ir: Path | None = None
     repro: Path | None = None
+    log_rewrites: str | os.PathLike[str] | Callable[[str], None] | None = None
     timeout: float = 120.0
     memory_limit: int | None = None
     seed: int = 0
@@ -84,16 +100,16 @@ class Compilation:
     """Opsets and IR versions that may be emitted."""
     started: float = field(default_factory=time.perf_counter)
     """When the call began."""
-    banned: dict[str, str] = field(default_factory=dict)
-    """Passes at fault so far, and why."""
-    notes: list[str] = field(default_factory=list)
-    """What the report says besides."""
+    blame: Blame = field(default_factory=Blame)
+    """Rules and passes at fault so far, and why."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by stage."""
     weights: int = 0
     """Bytes of constants in the model as it was loaded."""
     dumper: Dumper | None = None
     """Writes the IR after each pass, when asked for."""
+    log: RewriteLog | None = None
+    """Writes every rewrite, when asked for."""
     scratch: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Temporary folders; they go when the call ends."""
 
@@ -130,8 +146,11 @@ class Compilation:
             max_opset=min(opset.max or runtime_opset, runtime_opset),
             max_ir=min(ir or runtime_ir, runtime_ir),
         )
+        check_selection(o.select)
         if o.dump_ir is not None:
             self.dumper = Dumper(o.dump_ir)
+        if o.log_rewrites is not None:
+            self.log = RewriteLog.to(o.log_rewrites)
 
     def _load(self) -> Model:
         self._tell("load")
@@ -161,11 +180,14 @@ class Compilation:
     def _compile(self, model: Model, place: Path | None) -> Result:
         before = Measures.of(model)
         self.weights = before.nbytes
-        for _ in range(_ATTEMPTS):
+        for number in range(_ATTEMPTS):
             attempt = self._attempt(model)
             files, candidate = self._write(attempt, place)
             certificate = self._verify(attempt, candidate)
             if certificate is None or certificate.verified:
+                if number < _BY_RULE and self.blame.acquit():
+                    model = self._load()
+                    continue
                 break
             if certificate.accepted:
                 raise UnsupportedError(
@@ -174,11 +196,12 @@ class Compilation:
                     hint="give inputs that the model runs on (--inputs data.npz), raise --timeout or --memory-limit, "
                     "or compile with --no-verify",
                 )
-            if not self._ban(attempt, certificate):
+            if not self.blame.accuse(attempt.records, certificate, whole_passes=number >= _BY_RULE):
                 raise UnsupportedError("no rewritten form of the model could be verified", why=certificate.reason)
             model = self._load()
         else:
-            raise UnsupportedError("no rewritten form of the model could be verified", why="; ".join(self.notes))
+            why = "; ".join(self.blame.notes())
+            raise UnsupportedError("no rewritten form of the model could be verified", why=why)
         report = self._report(attempt, before, certificate)
         if place is not None:
             self.write_manifest(place, files, report)
@@ -192,23 +215,40 @@ class Compilation:
         o = self.options
         observers: list[Any] = []
         regions = RegionLog(model) if o.verify else None
+        listeners: list[Callable[[Rewrite], None]] = []
         if regions is not None:
             observers.append(regions)
+            listeners.append(regions.rewrote)
         if self.dumper is not None:
             self.dumper.start(model)
             observers.append(self.dumper)
         if o.progress is not None:
             observers.append(Progress(o.progress))
+        if self.log is not None:
+            self.log.start(self.blame.reasons)
+            observers.append(self.log)
+            listeners.append(self.log.write)
+        left_out = frozenset(o.disable) | frozenset(self.blame.reasons)
+        context = rule_context(
+            self.target,
+            model,
+            evaluate=self._evaluator(model),
+            select=o.select,
+            left_out=left_out,
+            listeners=listeners,
+        )
         runner = Runner(
             model,
-            Context(target=self.target, evaluate=self._evaluator(model)),
+            context,
             observers,
-            disable=frozenset(o.disable) | frozenset(self.banned),
+            disable=left_out,
             until=o.until,
             verify_each=o.verify_each,
         )
         with self._timed("passes"):
             records = runner.run(self.steps)
+        if self.log is not None:
+            self.log.close()
         with self._timed("emit"):
             table = payload_table(model)
             proto = emit(model, table, limits=self.limits)
@@ -262,17 +302,6 @@ class Compilation:
                 seed=self.options.seed,
                 repro=self.options.repro,
             )
-
-    def _ban(self, attempt: Attempt, certificate: Certificate) -> bool:
-        """Ban the passes at fault; without a culprit, the latest pass that changed something."""
-        guilty = [p for p in certificate.guilty if p not in self.banned]
-        if not guilty:
-            changed = [r.name for r in attempt.records if r.changed and r.name not in self.banned]
-            guilty = changed[-1:]
-        for name in guilty:
-            self.banned[name] = certificate.reason
-            self.notes.append(f"pass {name!r} was rolled back: {certificate.reason}")
-        return bool(guilty)
 
     # Output --------------------------------------------------------------------------------------
 
@@ -355,13 +384,19 @@ class Compilation:
         return {
             "target": self.target.name,
             "pipeline": manager.format_pipeline(self.steps),
+            "select": self.options.select,
             **report_check(certificate),
             **report_model(attempt, before),
-            "rolled_back": dict(sorted(self.banned.items())),
+            "rolled_back": dict(sorted(self.blame.reasons.items())),
             "disabled": sorted(self.options.disable),
-            "notes": list(self.notes),
+            "notes": self.blame.notes(),
             "versions": versions(),
-            TIMES: {**spent, "total": total, "pass": seconds_by_pass(attempt.records)},
+            TIMES: {
+                **spent,
+                "total": total,
+                "pass": seconds_by_pass(attempt.records),
+                "rule": seconds_by_rule(attempt.records),
+            },
         }
 
     # The original, unchanged ---------------------------------------------------------------------

@@ -19,7 +19,7 @@ from compiler.errors import InputError
 from compiler.ir.graph import Model
 from compiler.manager import PassRecord, Runner
 from compiler.observe import Progress, Snapshots
-from compiler.planning import plan
+from compiler.planning import check_selection, plan, rule_context
 from compiler.settings import load_target
 
 
@@ -44,7 +44,9 @@ class DumpOptions:
     passes: str | None = None
     """A pipeline in place of the default."""
     disable: tuple[str, ...] = ()
-    """Passes to leave out."""
+    """Passes and rules to leave out."""
+    select: str = "cost"
+    """How lowering chooses among forms."""
     target: str = "auto"
     """The target whose pipeline runs."""
     output: Path | None = None
@@ -70,6 +72,7 @@ def dump_model(
     options = options or DumpOptions()
     source = Path(path)
     _check(options, source)
+    check_selection(options.select)
     if not options.wanted:
         text = _texts(options, "") if options.output is None else _saves(options.output)
         return {f"{source.name} as loaded": text(load(source))}
@@ -123,14 +126,19 @@ def _run(
     options: DumpOptions,
     progress: Callable[[str], None] | None,
 ) -> list[PassRecord]:
-    from compiler.rewrite.transform import Context
     from compiler.verify.fold import runtime_evaluator
     from compiler.verify.worker import shared_worker
 
     observers: list[manager.Observer] = [*snapshots]
     if progress is not None:
         observers.append(Progress(progress))
-    context = Context(target=load_target(options.target), evaluate=runtime_evaluator(shared_worker, model=model))
+    context = rule_context(
+        load_target(options.target),
+        model,
+        evaluate=runtime_evaluator(shared_worker, model=model),
+        select=options.select,
+        left_out=options.disable,
+    )
     return Runner(model, context, observers, disable=frozenset(options.disable)).run(steps)
 
 

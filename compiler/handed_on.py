@@ -115,8 +115,8 @@ def _report(job: Compilation, why: UnsupportedError, size: int, checked: bool) -
         "bytes_before": size,
         "bytes_after": size,
         "passes": [],
-        "rolled_back": dict(sorted(job.banned.items())),
-        "notes": [*job.notes, f"handed on unchanged: {reason}"],
+        "rolled_back": dict(sorted(job.blame.reasons.items())),
+        "notes": [*job.blame.notes(), f"handed on unchanged: {reason}"],
         "verification": {
             "status": "verified" if checked else "unverified",
             "why": "the file is the original, byte for byte" + (", and the runtime loads it" if checked else ""),

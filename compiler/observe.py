@@ -6,16 +6,21 @@ pass did is an observer as well (``verify.regions``).
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compiler.errors import InputError
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Model
 from compiler.ir.printer import print_model
 from compiler.manager import PassRecord
+
+if TYPE_CHECKING:
+    from compiler.rewrite.engine import Rewrite
 
 
 @dataclass(slots=True)
@@ -80,6 +85,93 @@ class Snapshots:
         """Keep the text after the latest run of the pass that changed something."""
         if record.name == self.wanted:
             self.after_text = self.text(model)
+
+
+@dataclass(slots=True)
+class RewriteLog:
+    """Writes every rewrite of a rule as a block of text: what it was, and what it became.
+
+    It is an observer, so that it can say which of them were undone with the pass that did them.
+    """
+
+    tell: Callable[[str], None]
+    """Takes each block; its last line is empty."""
+    count: int = 0
+    """Rewrites so far, in this run of the pipeline."""
+    _pass_name: str = ""
+    _pending: int = 0
+
+    @classmethod
+    def to(cls, place: str | os.PathLike[str] | Callable[[str], None]) -> RewriteLog:
+        """Return a log that writes to a file, or hands each block to a function.
+
+        Raises ``InputError`` when the file cannot be written, or is something else than such a log.
+        """
+        return cls(place if callable(place) else _file_log(Path(place)))
+
+    def start(self, banned: Mapping[str, str]) -> None:
+        """Begin a run of the pipeline; say what is left out of it since an earlier run showed that it is wrong."""
+        again = self.count or self._pending or banned
+        self.count = self._pending = 0
+        if again:
+            self.tell(f"// all over again, without {', '.join(banned)}\n\n")
+
+    def write(self, event: Rewrite) -> None:
+        """Write one rewrite."""
+        self.count += 1
+        self._pending += 1
+        where = f" at {', '.join(event.locs)}" if event.locs else ""
+        head = f"// {self.count}. {event.rule}, stage {event.stage}{where}\n"
+        self.tell(f"{head}{event.before.strip()}\n// becomes\n{event.after.strip()}\n\n")
+
+    def before(self, model: Model, name: str) -> None:
+        """Say that the rewrites of the pass before were undone, when it has left none."""
+        self.close()
+        self._pass_name = name
+
+    def after(self, model: Model, record: PassRecord, journal: Journal) -> None:
+        """Take note that the rewrites were kept."""
+        self._pending = 0
+
+    def close(self) -> None:
+        """Say that the latest rewrites were undone, when the pass has left none."""
+        if self._pending:
+            self.tell(f"// the pass {self._pass_name} failed; its last {self._pending} rewrites were undone\n\n")
+        self._pending = 0
+
+
+_LOG_TITLE = "// rewrites by ampc\n"
+"""The first line of a log of rewrites, by which it is known that the file may be written anew."""
+
+
+def _file_log(path: Path) -> Callable[[str], None]:
+    """Return a function that appends to a file; what an earlier log wrote there goes."""
+    try:
+        if path.is_file() and path.stat().st_size and not _is_log(path):
+            raise InputError(
+                "the log of rewrites would overwrite another file", where=str(path), hint="choose another name"
+            )
+        path.write_text(_LOG_TITLE + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable_log(path, error) from error
+
+    def append(text: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise _unwritable_log(path, error) from error
+
+    return append
+
+
+def _is_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_LOG_TITLE)) == _LOG_TITLE.encode()
+
+
+def _unwritable_log(path: Path, error: OSError) -> InputError:
+    return InputError("the log of rewrites cannot be written", where=str(path), why=error.strerror or str(error))
 
 
 @dataclass(slots=True)

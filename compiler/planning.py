@@ -1,15 +1,32 @@
-"""Which steps a compilation runs: the caller's pipeline or the target's, with every name in it checked."""
+"""Which steps a compilation runs: the caller's pipeline or the target's, with every name in it checked.
+
+Passes and rules are left out by the same option: names of passes are in kebab-case, those of rules in CamelCase.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from compiler import manager
-from compiler.errors import InputError
+from compiler.errors import InputError, UnknownNameError, nearest
+from compiler.frontend.bodies import FunctionBodies
 from compiler.manager import Fixpoint, Step
-from compiler.rewrite.transform import Pass
+from compiler.rewrite.legal import Legality
+from compiler.rewrite.transform import Context, Evaluator, Pass
 from targets import Target
+from targets.gains import measured_gains
+
+if TYPE_CHECKING:
+    from compiler.ir.graph import Model
+    from compiler.rewrite.engine import Rewrite
+
+SELECTIONS = {
+    "fused": "the most fused form that the target runs",
+    "cost": "the form that was measured to be fastest there",
+    "standard": "operators of ai.onnx only",
+}
+"""Ways to choose among the forms of an operator, and what each takes."""
 
 
 def plan(
@@ -18,15 +35,16 @@ def plan(
     """Return the steps of a pipeline: that of ``passes``, else that of the target, else the default.
 
     ``passes`` is text, or a list of passes, pipeline texts and functions ``(graph, ctx) -> bool``.  Raises
-    ``ParseError`` and ``UnknownNameError`` for what is no pipeline or names no pass, also in ``disable``, and
-    ``InputError`` when a pass of ``reach`` is not among the steps.
+    ``ParseError`` and ``UnknownNameError`` for what is no pipeline or names no pass (in ``disable``: no pass and no
+    rule), and ``InputError`` when a pass of ``reach`` is not among the steps.
     """
     if passes is None:
         passes = ", ".join(target.pipeline.passes) or manager.DEFAULT_PIPELINE
     items = [passes] if isinstance(passes, str) else passes
     steps = [step for index, item in enumerate(items) for step in _steps(item, index)]
     present = manager.pass_names(steps)
-    for name in (*disable, *reach):
+    _check_disabled([name for name in disable if name not in present])
+    for name in reach:
         if name not in present:
             manager.make_pass(name)  # raises with a suggestion when there is no such pass at all
     for name in reach:
@@ -37,6 +55,60 @@ def plan(
                 hint=f"say which one it is with --passes, for example --passes {name}",
             )
     return steps
+
+
+def _check_disabled(names: Sequence[str]) -> None:
+    known = [*manager.known_passes(), *manager.known_rules()] if names else []
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(f"there is no pass {name!r}, and no rule", hint=nearest(name, known))
+
+
+def rules_among(names: Iterable[str]) -> frozenset[str]:
+    """Return those names that are names of rules."""
+    given = frozenset(names)
+    return given & manager.known_rules().keys() if given else given
+
+
+def check_selection(name: str) -> str:
+    """Return the name of a way to choose among forms; raises ``UnknownNameError`` when it is none."""
+    if name not in SELECTIONS:
+        raise UnknownNameError(f"nothing is selected by {name!r}", hint=nearest(name, [*SELECTIONS]))
+    return name
+
+
+def rule_context(
+    target: Target,
+    model: Model,
+    *,
+    evaluate: Evaluator | None = None,
+    select: str = "cost",
+    left_out: Iterable[str] = (),
+    listeners: Sequence[Callable[[Rewrite], None]] = (),
+) -> Context:
+    """Return what passes may use on a target: what its provider runs, and what was measured there.
+
+    ``model`` says which opset is emitted.  ``left_out`` may name passes too; only its rules count here.
+    ``listeners`` are told of each rewrite just before it happens.
+    """
+    provider = target.runtime.providers[0][0]
+    return Context(
+        target=target,
+        evaluate=evaluate,
+        banned_rules=rules_among(left_out),
+        select=check_selection(select),
+        gains=measured_gains(provider),
+        legality=Legality.of(target, opset=model.opsets.get("", 0), bodies=FunctionBodies()),
+        on_rewrite=_to_all(listeners) if listeners else None,
+    )
+
+
+def _to_all(listeners: Sequence[Callable[[Rewrite], None]]) -> Callable[[Rewrite], None]:
+    def tell(rewrite: Rewrite) -> None:
+        for listener in listeners:
+            listener(rewrite)
+
+    return tell
 
 
 def _steps(item: Any, index: int) -> list[Step]:

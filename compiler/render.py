@@ -46,17 +46,39 @@ def error(failure: AmpcError) -> RenderableType:
 # compile and check -------------------------------------------------------------------------------
 
 
-def compiled(model: str, output: str, report: Mapping[str, Any]) -> list[RenderableType]:
-    """Return what a compilation did, what was checked, and how to go on, in at most 25 lines."""
+def compiled(
+    model: str, output: str, report: Mapping[str, Any], *, verbose: bool = False
+) -> list[RenderableType]:
+    """Return what a compilation did, what was checked, and how to go on, in at most 25 lines.
+
+    ``verbose`` adds what each rule did, however many lines that takes.
+    """
     seconds = report.get("seconds", {})
     took = f" in {seconds['total']:.1f} s" if "total" in seconds else ""
     head = Text.assemble((f"{model}", "bold"), f" compiled for {report['target']}{took}")
     changed = _pass_rows(report, seconds.get("pass", {}))
-    table = _table("pass", ">rewrites", ">nodes", ">ms")
+    table = columns("pass", ">rewrites", ">nodes", ">ms")
     for row in changed:
         table.add_row(*(Text(cell) for cell in row))
-    facts = _facts(_result_facts(report, output, changes=bool(changed)))
-    return [head, Padding(table, (0, 0, 1, 0)), facts] if changed else [head, facts]
+    facts = labelled(_result_facts(report, output, changes=bool(changed)))
+    tables = [Padding(t, (0, 0, 1, 0)) for t, wanted in ((table, changed), (_rule_table(report), verbose)) if wanted]
+    return [head, *tables, facts]
+
+
+def _rule_table(report: Mapping[str, Any]) -> RenderableType:
+    """Return what each rule did that fired, and what all others cost together."""
+    seconds = report.get("seconds", {}).get("rule", {})
+    rules = report.get("rules", {})
+    fired = sorted((name for name in rules if rules[name]["hits"]), key=lambda name: (-rules[name]["hits"], name))
+    silent = [name for name in rules if not rules[name]["hits"]]
+    table = columns("rule", ">tries", ">rewrites", ">ms")
+    for title, names in [*((name, [name]) for name in fired), (f"{_count(len(silent), 'rule')} in vain", silent)]:
+        numbers = [str(sum(rules[name][key] for name in names)) for key in ("tries", "hits")]
+        took = f"{1e3 * sum(seconds.get(name, 0.0) for name in names):.1f}"
+        table.add_row(*(Text(cell) for cell in (title, *numbers, took)))
+    never = len(report.get("rules_that_never_fired", ()))
+    note = f"{_count(never, 'rule')} never fired; `ampc explain MODEL` says which came near"
+    return Group(table, Padding(Text(note, style="dim"), (0, 0, 0, 1)))
 
 
 def _pass_rows(report: Mapping[str, Any], seconds: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
@@ -108,7 +130,8 @@ def _result_facts(report: Mapping[str, Any], output: str, *, changes: bool) -> I
     errors = {r["name"]: r["error"] for r in report.get("passes", ()) if r.get("error")}
     yield from _listed("undone", [f"{n} failed: {_first_line(why)}" for n, why in errors.items()])
     rolled = report.get("rolled_back", {})
-    said = [*(f"pass {name!r} was rolled back" for name in rolled), "handed on unchanged"]
+    said = [*(f"{kind} {name!r} was rolled back" for name in rolled for kind in ("pass", "rule"))]
+    said.append("handed on unchanged")
     notes = [n for n in report.get("notes", ()) if not n.startswith(tuple(said))]
     inputs = report.get("overridable_initializers", ())
     if inputs:
@@ -193,7 +216,7 @@ def certificate(first: str, second: str, record: Mapping[str, Any]) -> list[Rend
     ]
     refused = [f"{probe}: {why}" for probe, why in record.get("refused", {}).items()]
     lines = [*_listed("because", wrong), *_listed("not run", refused), *_listed("note", record.get("notes", ()))]
-    return [verdict, _facts([*facts, *lines])]
+    return [verdict, labelled([*facts, *lines])]
 
 
 # Lists -------------------------------------------------------------------------------------------
@@ -201,22 +224,22 @@ def certificate(first: str, second: str, record: Mapping[str, Any]) -> list[Rend
 
 def pipeline(record: Mapping[str, Any]) -> list[RenderableType]:
     """Return the steps of a pipeline, those left out marked."""
-    table = _table("pass", "what it does")
+    table = columns("pass", "what it does")
     for row in record["steps"]:
         name = Text("  " * row["depth"] + row["step"], style="" if row["pass"] else "italic")
         left_out = bool(row["pass"]) and not row["runs"]
         if left_out:
             name.stylize("strike dim")
-        table.add_row(name, Text("left out" if left_out else _prose(row.get("summary", ""))))
+        table.add_row(name, Text("left out" if left_out else prose(row.get("summary", ""))))
     return [Text(f"the pipeline for {record['target']}", style="bold"), table]
 
 
 def passes(record: Mapping[str, Any]) -> list[RenderableType]:
     """Return the list of passes and the default pipeline."""
-    table = _table("pass", "what it does")
+    table = columns("pass", "what it does")
     for entry in record["passes"]:
         options = ", ".join(f"{k}={v}" for k, v in entry["options"].items())
-        summary = Text(_prose(entry["summary"]))
+        summary = Text(prose(entry["summary"]))
         table.add_row(Text(entry["name"], style="bold"), summary.append(f" {{{options}}}" if options else "", "cyan"))
     default = Padding(Text(record["default_pipeline"]), (0, 0, 0, 2))
     return [table, Text("\nthe default pipeline", style="bold"), default]
@@ -230,12 +253,12 @@ def one_pass(record: Mapping[str, Any]) -> list[RenderableType]:
         ("default", "part of the default pipeline" if record["in_default_pipeline"] else "runs only when asked for"),
         ("module", record["module"]),
     ]
-    parts: list[RenderableType] = [Text(record["name"], style="bold"), _facts(facts)]
+    parts: list[RenderableType] = [Text(record["name"], style="bold"), labelled(facts)]
     texts = dict.fromkeys(text for text in (record["documentation"], record["notes"]) if text)
-    return parts + [Text("\n" + _prose(text)) for text in texts]
+    return parts + [Text("\n" + prose(text)) for text in texts]
 
 
-def _prose(docstring: str) -> str:
+def prose(docstring: str) -> str:
     """Return a docstring with each paragraph and list item on one line, to be wrapped where it is shown."""
     joined = re.sub(r"(?<=\S)\n(?=[^\s*-])|(?<=\S)\n {2,}(?=[^\s*-])", " ", docstring)
     return joined.replace("``", "`")
@@ -243,7 +266,7 @@ def _prose(docstring: str) -> str:
 
 def targets(record: Mapping[str, Any]) -> list[RenderableType]:
     """Return the list of targets, and this machine."""
-    table = _table("target", "what it is")
+    table = columns("target", "what it is")
     for entry in record["targets"]:
         mark, style = ("* ", "bold green") if entry["chosen"] else ("  ", "bold")
         name = Text(mark + entry["name"], style=style)
@@ -252,7 +275,7 @@ def targets(record: Mapping[str, Any]) -> list[RenderableType]:
             summary = Text(f"cannot be used: {entry['problem']}", style="red")
         table.add_row(name, summary)
     title = Text("\n* is what auto starts from on this machine:", style="bold")
-    return [table, title, _facts(_machine(record["machine"]))]
+    return [table, title, labelled(_machine(record["machine"]))]
 
 
 def _machine(here: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -276,12 +299,12 @@ def analysis(found: Analysis) -> list[RenderableType]:
     for section in sections(found):
         parts.append(Text(("\n" if parts else "") + section.title, style="bold"))
         if section.headings:
-            table = _table(*section.headings)
+            table = columns(*section.headings)
             for row in section.rows:
                 table.add_row(*(Text(cell) for cell in row))
             parts.append(table)
         else:
-            parts.append(_facts([(row[0], row[1]) for row in section.rows]))
+            parts.append(labelled([(row[0], row[1]) for row in section.rows]))
         parts += [Padding(Text(note, style="dim"), (0, 0, 0, 2)) for note in section.notes]
     return parts
 
@@ -289,7 +312,7 @@ def analysis(found: Analysis) -> list[RenderableType]:
 # Pieces ------------------------------------------------------------------------------------------
 
 
-def _table(*headings: str) -> Table:
+def columns(*headings: str) -> Table:
     """Return an indented table without lines; a heading that begins with ``>`` is a column of numbers."""
     table = Table(box=None, padding=(0, 1), pad_edge=True, header_style="cyan", show_edge=False)
     for i, heading in enumerate(headings):
@@ -301,7 +324,7 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _facts(lines: Iterable[tuple[str, str]]) -> Group:
+def labelled(lines: Iterable[tuple[str, str]]) -> Group:
     """Return labels and texts in two columns."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=_LABEL, style="cyan", no_wrap=True)

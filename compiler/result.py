@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compiler import manager
 from compiler.ir.graph import Model
 from compiler.ir.splice import PayloadTable
 from compiler.manager import PassRecord
+from compiler.rewrite.engine import RuleStats
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 TIMES = "seconds"
 """The part of the report that is not the same for equal builds."""
+
+
+_REASONS = 8
+"""Reasons of refusals that the report lists of each rule; they name values, so there may be thousands."""
 
 
 class Result:
@@ -105,7 +111,45 @@ def report_model(attempt: Attempt, before: Measures) -> dict[str, Any]:
         "opset": {"before": attempt.model.opsets.get("", 0), "after": _opset(attempt.proto)},
         "overridable_initializers": list(getattr(attempt.model.extra, "overridable", [])),
         "passes": [_without_times(r.to_json()) for r in attempt.records],
+        **report_rules(attempt.records),
     }
+
+
+def report_rules(records: Sequence[PassRecord]) -> dict[str, Any]:
+    """Return what each rule did in all runs together, and which rules never fired."""
+    found = rule_totals(records)
+    return {
+        "rules": {name: _rule_record(stats) for name, stats in found.items()},
+        "rules_that_never_fired": [name for name in manager.known_rules() if name not in found or not found[name].hits],
+    }
+
+
+def rule_totals(records: Sequence[PassRecord]) -> dict[str, RuleStats]:
+    """Return the statistics of each rule that was tried, over all runs; rewrites that were undone do not count."""
+    found: dict[str, RuleStats] = {}
+    for record in records:
+        for name, stats in record.rules.items():
+            total = found.setdefault(name, RuleStats())
+            total.tries += stats.tries
+            total.hits += stats.hits if record.changed else 0
+            total.ms += stats.ms
+            for reason, times in stats.refusals.items():
+                total.refusals[reason] = total.refusals.get(reason, 0) + times
+    return dict(sorted(found.items()))
+
+
+def _rule_record(stats: RuleStats) -> dict[str, Any]:
+    """Return what a rule did, with the most frequent reasons of its refusals."""
+    reasons = sorted(stats.refusals.items(), key=lambda item: (-item[1], item[0]))
+    kept = dict(reasons[:_REASONS])
+    if others := sum(times for _, times in reasons[_REASONS:]):
+        kept["other reasons"] = others
+    return {**_without_times(stats.to_json()), "refusals": kept}
+
+
+def seconds_by_rule(records: Sequence[PassRecord]) -> dict[str, float]:
+    """Return how long trying each rule took, over all runs of passes."""
+    return {name: round(stats.ms / 1e3, 5) for name, stats in rule_totals(records).items()}
 
 
 def report_check(certificate: Certificate | None) -> dict[str, Any]:
@@ -125,7 +169,8 @@ def seconds_by_pass(records: Sequence[PassRecord]) -> dict[str, float]:
 
 
 def _without_times(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k != "ms"}
+    """Return a record without times; what a pass says of its rules is in the totals."""
+    return {k: v for k, v in record.items() if k not in ("ms", "rules")}
 
 
 def _opset(proto: ModelProto) -> int:

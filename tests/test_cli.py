@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compiler.cli import app
 from tests.source_code import ROOT
 
-COMMANDS = ("compile", "check", "analyze", "dump", "targets", "passes")
+COMMANDS = ("compile", "check", "analyze", "dump", "explain", "targets", "passes", "rules")
 
 
 class Done:
@@ -120,6 +120,8 @@ def test_version_names_what_it_stands_on() -> None:
         (["compile", "m.onnx", "-o", "out", "--passes", "fold", "--until", "cancel"], "not in the pipeline"),
         (["compile", "m.onnx", "-o", "out", "--disable", "fodl"], "there is no pass 'fodl'"),
         (["compile", "m.onnx", "-o", "out", "--until", "fodl"], "there is no pass 'fodl'"),
+        (["compile", "m.onnx", "-o", "out", "--select", "fuse"], "nothing is selected by 'fuse'"),
+        (["compile", "m.onnx", "-o", "out", "--log-rewrites", "no/where"], "the log of rewrites cannot be written"),
         (["compile", "m.onnx", "-o", "out", "--memory-limit", "7Q"], "'7Q' is not a size"),
         (["compile", "m.onnx", "-o", "out", "--seed", "x"], "--seed"),
         (["compile", "m.onnx", "-o", "out", "--timeout", "-1"], "--timeout"),
@@ -130,7 +132,12 @@ def test_version_names_what_it_stands_on() -> None:
         (["analyze", "m.onnx", "--bind", "N"], "'N' is not a dim and a number"),
         (["dump", "nowhere.onnx"], "cannot be read"),
         (["dump", "m.onnx", "--changed"], "--changed"),
+        (["dump", "m.onnx", "--select", "fuse"], "nothing is selected by 'fuse'"),
+        (["explain", "nowhere.onnx"], "cannot be read"),
+        (["explain", "m.onnx", "--rule", "RaiseNothing"], "there is no rule 'RaiseNothing'"),
         (["passes", "fodl"], "there is no pass 'fodl'"),
+        (["rules", "RaiseNothing"], "there is no rule 'RaiseNothing'"),
+        (["rules", "--stage", "rase"], "there is no stage 'rase'"),
         (["complie"], "there is no command 'complie'"),
     ],
 )
@@ -195,8 +202,10 @@ def test_names_that_the_terminal_cannot_show() -> None:
         ("ampc compile --disable dead", ["dead-code"]),
         ("ampc compile --until no-", ["no-ops"]),
         ("ampc compile --passes fold,no-", ["fold,no-ops"]),
+        ("ampc compile --select st", ["standard"]),
         ("ampc dump --around share", ["share-constants"]),
         ("ampc passes flush", ["flush-denormals"]),
+        ("ampc rules --stage opt", ["optimize"]),
         ("ampc compile --target cpu_avx5", ["cpu_avx512"]),
         ("ampc analyze -t aut", ["auto"]),
     ],

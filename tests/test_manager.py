@@ -280,7 +280,7 @@ def test_records_say_what_was_done() -> None:
     assert (record.nodes_before, record.nodes_after) == (3, 2)
     assert record.to_json() | {"ms": 0} == {
         "name": "bypass", "changed": True, "rewrites": 1, "kinds": {"bypass": 1}, "refusals": {}, "ms": 0,
-        "nodes_before": 3, "nodes_after": 2, "error": "",
+        "rules": {}, "nodes_before": 3, "nodes_after": 2, "error": "",
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from compiler.rewrite.engine import Engine, Rewrite
 
 
 def model_of(header: str, body: str, returns: str) -> Model:
-    """Return the inferred model of a body; ``header`` declares inputs and ``returns`` lists outputs with their types."""
+    """Return the inferred model of a body; ``returns`` lists its outputs with their types."""
     outputs = dict(re.findall(r"%(\w+): (\w+\[[^]]*\])", returns))
     for name, kind in outputs.items():
         body = body.replace(f"%{name} = ", f"%{name}: {kind} = ")

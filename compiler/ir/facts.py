@@ -8,11 +8,11 @@ small integer tensors are kept on the values by ``compiler.ir.infer``.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from compiler.ir.dims import Dim, Expr, Func
+from compiler.ir.dims import Dim, Expr, Func, Monomial
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Value
 from compiler.ir.schema import operator_names
@@ -87,17 +87,66 @@ def nonnegative_dim(dim: Dim) -> bool:
     """True when the dim is certainly not negative, given that symbols are not."""
     if isinstance(dim, int):
         return dim >= 0
-    return all(c > 0 and all(_nonnegative_atom(a) for a, _ in m) for m, c in dim.terms)
+    low = _bound(dim, lower=True)
+    return low is not None and low >= 0
 
 
-def _nonnegative_atom(atom: str | Func) -> bool:
+def _bound(dim: Dim, *, lower: bool) -> int | None:
+    """Return a number that the dim is never below (above), ``None`` when there is none; symbols are not negative."""
+    if isinstance(dim, int):
+        return dim
+    total = 0
+    for monomial, coefficient in dim.terms:
+        factor = _monomial_bound(monomial, lower=lower == (coefficient > 0))
+        if factor is None:
+            return None
+        total += coefficient * factor
+    return total
+
+
+def _monomial_bound(monomial: Monomial, *, lower: bool) -> int | None:
+    """Return a bound of a product; a product of factors that may be negative has none, a single factor may have."""
+    if len(monomial) == 1 and monomial[0][1] == 1:
+        return _atom_bound(monomial[0][0], lower=lower)
+    result = 1
+    for atom, power in monomial:
+        low, bound = _atom_bound(atom, lower=True), _atom_bound(atom, lower=lower)
+        if low is None or low < 0 or bound is None:
+            return None
+        result *= bound**power
+    return result
+
+
+def _atom_bound(atom: str | Func, *, lower: bool) -> int | None:
     if isinstance(atom, str):
-        return True
-    if atom.name == "max":
-        return any(nonnegative_dim(a) for a in atom.args)
+        return 0 if lower else None
+    if atom.name in ("min", "max"):
+        return _extreme_bound(atom, lower=lower)
+    left, right = atom.args
     if atom.name == "%":
-        return nonnegative_dim(atom.args[1])
-    return all(nonnegative_dim(a) for a in atom.args)
+        return _remainder_bound(right, lower=lower)
+    bound = _bound(left, lower=lower)
+    if bound is not None and _is_positive(right):
+        return bound // right
+    return 0 if lower and bound is not None and bound >= 0 and nonnegative_dim(right) else None
+
+
+def _remainder_bound(divisor: Dim, *, lower: bool) -> int | None:
+    if lower:
+        return 0 if nonnegative_dim(divisor) else None
+    return divisor - 1 if _is_positive(divisor) else None
+
+
+def _is_positive(dim: Dim) -> TypeGuard[int]:
+    return isinstance(dim, int) and dim > 0
+
+
+def _extreme_bound(atom: Func, *, lower: bool) -> int | None:
+    bounds = [_bound(a, lower=lower) for a in atom.args]
+    known = [b for b in bounds if b is not None]
+    pick = min if atom.name == "min" else max
+    each_bounds = (atom.name == "max") == lower  # a maximum is at least each operand, a minimum at most
+    return pick(known) if known and (each_bounds or len(known) == len(bounds)) else None
 
 
 def positive_dim(dim: Dim) -> bool:

@@ -47,19 +47,24 @@ def attention(node: Node, scope: Scope) -> Types:
     q_count, kv_count = integer(node, "q_num_heads", 0), integer(node, "kv_num_heads", 0)
     heads, length, _ = _heads(query, q_count, scope)
     key_heads, new_length, key_size = _heads(key, kv_count, scope)
-    _, _, value_size = _heads(value, kv_count, scope)
-    past = shape_of(node, 4)
-    total: Dim = new_length if node.input(4) is None else scope.fresh()
-    if past is not None and len(past) == 4:
-        total = past[2] + new_length
+    _, new_values, value_size = _heads(value, kv_count, scope)
+    total, total_values = _behind_past(node, 4, new_length, scope), _behind_past(node, 5, new_values, scope)
     batch = query[0]
     output: Shape = (batch, length, heads * value_size) if len(query) == 3 else (batch, heads, length, value_size)
     return [
         tensor(dtype, output),
         tensor(cache, (batch, key_heads, total, key_size)),
-        tensor(dtype_at(node, 2), (batch, key_heads, total, value_size)),
+        tensor(dtype_at(node, 2), (batch, key_heads, total_values, value_size)),
         tensor(dtype, (batch, heads, length, total)),
     ]
+
+
+def _behind_past(node: Node, index: int, length: Dim, scope: Scope) -> Dim:
+    """Return the length of the past that an operand holds, and of what comes behind it."""
+    past = shape_of(node, index)
+    if node.input(index) is None:
+        return length
+    return past[2] + length if past is not None and len(past) == 4 else scope.fresh()
 
 
 @rule("Attention", "QAttention", domain=MICROSOFT)

@@ -1,12 +1,13 @@
 """Infer again after a pass: what it touched, and what follows from that, instead of the whole graph.
 
-A node is visited when an operand's type or contents changed, in the order of the list, at most a few times; a pass
-that touched ten nodes of 100,000 costs ten visits and their consequences.
+A node is visited when an operand's type or contents changed; a pass that touched ten nodes of 100,000 costs ten visits
+and their consequences.  Nodes are visited in the order of the graph, so that each is visited once, after all its
+operands are known; only what nested graphs hand back is visited again, a few times.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 
 from compiler.ir import edit
 from compiler.ir.dims import Dim, is_fresh
@@ -22,19 +23,22 @@ _VISITS = 3
 def infer_changes(model: Model, journal: Journal) -> None:
     """Bring types and contents up to date after the changes in a journal."""
     touched = dict.fromkeys([*journal.inserted, *journal.modified, *journal.inputs_before])
-    queue = deque(n for n in touched if n.graph is not None)
-    queued = set(queue)
+    if not any(n.graph is not None for n in touched):
+        return
+    order = {node: i for i, node in enumerate(model.graph.all_nodes())}
+    waiting = {order[n]: n for n in touched if n in order}
+    queue = sorted(waiting)
     visits: dict[Node, int] = {}
     while queue:
-        node = queue.popleft()
-        queued.discard(node)
+        node = waiting.pop(heapq.heappop(queue))
         visits[node] = visits.get(node, 0) + 1
-        if visits[node] > _VISITS or node.graph is None:
+        if visits[node] > _VISITS:
             continue
         for affected in _visit(node):
-            if affected not in queued:
-                queued.add(affected)
-                queue.append(affected)
+            position = order.get(affected)
+            if position is not None and position not in waiting:
+                waiting[position] = affected
+                heapq.heappush(queue, position)
 
 
 def _visit(node: Node) -> list[Node]:

@@ -61,11 +61,12 @@ class _Builder:
         return self.made
 
     def _statement(self, s: Statement) -> None:
-        inputs = [self._operand(s, i, w) for i, w in enumerate(s.inputs)]
-        if self._falls_away(s, inputs):
+        inputs = [self._named(w) if isinstance(w, Operand) else None for w in s.inputs]
+        if self._falls_away(s, inputs):  # before anything is made for its other operands
             passed_on = next((v for v in inputs if v is not None), None) if s.optional else None
             self.made.values.update((o.name, passed_on) for o in s.outputs if o is not None)
             return
+        inputs = [self._operand(s, i, w) for i, w in enumerate(s.inputs)]
         if s.op == "Identity" and not s.domain and s.outputs[0] is not None and s.outputs[0].name in self.outputs:
             self.made.values[s.outputs[0].name] = inputs[0]
             return
@@ -169,8 +170,11 @@ class _Builder:
         return self._measured(dim)
 
     def _measured(self, dim: Expr) -> Value:
-        """Return a tensor of one element, the dim, read from the shape of a matched value that has it."""
-        for value in self.match.leaves():
+        """Return a tensor of one element, the dim, read from the shape of a value that has it.
+
+        An input of the model comes first: it is the same for all rewrites, and what they replace gets no further use.
+        """
+        for value in (*self.model.graph.inputs, *self.match.leaves()):
             if value.shape is not None and dim in value.shape:
                 axis = value.shape.index(dim)
                 attributes = {"start": Attr("int", axis), "end": Attr("int", axis + 1)}
@@ -359,7 +363,7 @@ def _give_names(old: dict[str, Value | None], made: Replacement) -> None:
             continue
         if value.node is not None and value.node.graph is None and not new.returned and value.name != new.name:
             edit.rename(new, value.name)
-        if value.node is not None and new.index == 0 and new.node is not None:
+        if value.node is not None and value.index == 0 and new.index == 0 and new.node is not None:
             new.node.name = value.node.name
 
 

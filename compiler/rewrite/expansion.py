@@ -48,8 +48,8 @@ class Expander:
         What a rewrite made must be known to run; what the user's model has is left when it may.
         """
         reason = self.legality.why_not(node, proven=bool(node.loc.by))
-        if reason or not self.legality.fused_by_function(node):
-            return reason
+        if reason or self.ctx.select == "fused" or not self.legality.fused_by_function(node):
+            return reason  # what is most fused stays, even where only its definition runs
         return f"{self.legality.provider} has no kernel of {node.op}, only its definition"
 
     def expand(self, node: Node) -> list[Node] | str:

@@ -311,5 +311,5 @@ def grouped(misses: Iterable[NearMiss]) -> list[list[NearMiss]]:
 def worth_showing(miss: NearMiss) -> bool:
     """True for an attempt that somebody may want to know of who did not ask for its rule."""
     if miss.failed is None:
-        return miss.kind != "ready"
+        return miss.kind != "ready" and (miss.kind, miss.rule.stage) != ("cost", "expand")
     return len(miss.pattern.statements) > 2 and miss.share >= _WORTH_SHOWING and len(miss.matched) > 1

@@ -121,13 +121,20 @@ class Legality:
         if self.table is None or not is_known(node):
             return ""
         answer = self._answer(node)
-        if not answer.opset:
-            return answer.reason or violation(node, self.provider, proven=proven)
-        return self._by_function(node, answer) or violation(node, EVERY, proven=proven)
+        reason = answer.reason
+        if reason and answer.opset:
+            by_function = self._by_function(node, answer, proven=proven)
+            if not by_function:
+                return violation(node, EVERY, proven=proven)
+            reason = f"{reason}, and its definition does not run: {by_function}" if answer.widened else ""
+        return reason or violation(node, self.provider, proven=proven)
 
     def fused_by_function(self, node: Node) -> bool:
         """Return whether a node runs only because ONNX Runtime replaces it by the standard's definition."""
-        return self.table is not None and is_known(node) and self._answer(node).opset > 0
+        if self.table is None or not is_known(node):
+            return False
+        answer = self._answer(node)
+        return answer.opset > 0 and not self._by_function(node, answer, proven=False)
 
     def _answer(self, node: Node) -> _Answer:
         """Return whether a kernel runs a node."""
@@ -143,15 +150,15 @@ class Legality:
         if self.contrib is not None and (node.domain == "com.microsoft" or not (node.domain or history(node.op))):
             return _Answer("" if node.op in self.contrib else f"the target does not run {node.qualified}")
         definition = self._definition(node)
-        since = definition.since_version if definition is not None else max(1, node.version if not node.domain else 1)
+        since = definition.since_version if definition is not None else 1
         types = self._constraints(node, definition)
         if isinstance(types, str):
             return _Answer(types)
-        if found := self.table.supports(node.domain, node.op, since, types):
-            return _Answer()
-        if definition is not None and definition.has_function:
-            return _Answer(found.reason, max(self.opset, since))
-        return _Answer(self.table.supports_through_float(node.domain, node.op, since, types).reason)
+        found = self.table.supports(node.domain, node.op, since, types)
+        wider = self.table.supports_through_float(node.domain, node.op, since, types)
+        if found or definition is None or not definition.has_function:
+            return _Answer(found.reason and wider.reason)
+        return _Answer(found.reason, wider.reason, max(self.opset, since))
 
     def _definition(self, node: Node) -> Schema | None:
         """Return the definition that the node has in the lowest opset, from the model's on, that can say it."""
@@ -179,20 +186,19 @@ class Legality:
 
     # Definitions ---------------------------------------------------------------------------------
 
-    def _by_function(self, node: Node, answer: _Answer) -> str:
-        """Return why a node does not run by its definition either, ``""`` when it does."""
+    def _by_function(self, node: Node, answer: _Answer, *, proven: bool) -> str:
+        """Return why a node does not run by its definition, ``""`` when it does."""
         if self.provider != CPU:
-            return answer.reason  # the runtime would run it elsewhere rather than replace it
+            return "ONNX Runtime would run it elsewhere"
         if self.bodies is None:
             return ""
         body = self.bodies(node)
         if isinstance(body, str):
-            return f"{answer.reason}; {body}"
+            return body if proven else ""  # the runtime will know types that are not known here
         key = body.graph, answer.opset
         if key not in self._definitions:
             self._definitions[key] = _why_not_replaced(node, body, answer.opset) or self._at(answer.opset).runs(body)
-        why = self._definitions[key]
-        return f"{answer.reason}, and its definition does not run: {why}" if why else ""
+        return self._definitions[key]
 
     def runs(self, body: Model) -> str:
         """Return why a definition does not run, ``""`` when it does."""
@@ -229,6 +235,8 @@ class _Answer(NamedTuple):
 
     reason: str = ""
     """Why none does."""
+    widened: str = ""
+    """Why none does between casts to single precision either; asked only where there is a definition."""
     opset: int = 0
     """The opset in which its definition could run instead; 0 when that is not asked."""
 

@@ -359,7 +359,8 @@ class Matcher:
             value = self.b.values.get(operand.name) if isinstance(operand, Operand) else None
             if value is not None:
                 graph = self.b.nodes[self.pattern.root].graph
-                yield from (n for n in value.users() if n.graph is graph and n.qualified in self.pattern.operators[index])
+                wanted = self.pattern.operators[index]
+                yield from (n for n in value.users() if n.graph is graph and n.qualified in wanted)
                 return
 
     def _finish(self) -> bool:

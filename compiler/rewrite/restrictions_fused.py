@@ -1,4 +1,4 @@
-"""Restrictions of the kernels of norms, activations, and fused products and convolutions."""
+"""Restrictions of the kernels of norms, activations, fused products and convolutions, and recurrent layers."""
 
 from __future__ import annotations
 
@@ -119,3 +119,9 @@ def fused_conv(node: Node) -> Iterator[Condition]:
         pairs = zip(added.shape, node.output.shape, strict=False)
         alike = added.rank == node.output.rank and all_of(*(same(a, b) for a, b in pairs))
         yield alike, f"what is added ({shaped(added)}) is not shaped as the result ({shaped(node.output)})"
+
+
+@restricted("", "GRU", "LSTM", "RNN", provider=CPU, source="core/providers/cpu/rnn/rnn.h")
+def recurrent(node: Node) -> Iterator[Condition]:
+    """Steps come before the batch."""
+    yield node.attr("layout", 0) == 0, f"layout = {node.attr('layout')}: the batch before the steps is not implemented"

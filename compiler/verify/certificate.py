@@ -75,7 +75,7 @@ class Certificate:
     reason: str = ""
     """Why it is not verified, in one sentence."""
     guilty: tuple[str, ...] = ()
-    """Passes that are known, or most likely, to be at fault."""
+    """Rules and passes that are known, or most likely, to be at fault."""
     probes: tuple[ProbeResult, ...] = ()
     """All comparisons."""
     refused: Mapping[str, str] = field(default_factory=dict)

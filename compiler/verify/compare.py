@@ -65,7 +65,13 @@ class Tolerance:
     @classmethod
     def within(cls, rtol: float) -> Tolerance:
         """Return the default, widened where it is narrower than ``rtol``, both ways."""
-        return cls({name: Bound(max(b.rtol, rtol), max(b.atol, rtol)) for name, b in _DEFAULT.items()})
+        return cls().widened(rtol)
+
+    def widened(self, rtol: float) -> Tolerance:
+        """Return this tolerance, widened where it is narrower than ``rtol``, both ways; exact stays exact."""
+        if not rtol:
+            return self
+        return Tolerance({name: Bound(max(b.rtol, rtol), max(b.atol, rtol)) for name, b in self.bounds.items()})
 
     def for_dtype(self, dtype: npt.DTypeLike) -> Bound:
         """Return the bound of a dtype; complex numbers have that of their parts."""

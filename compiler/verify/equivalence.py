@@ -210,7 +210,7 @@ class _Check:
         )
         self.notes += report.notes
         for failure in report.failures:
-            self.verdict.fail(str(failure), [failure.pass_name])
+            self.verdict.fail(str(failure), [failure.guilty])
         if repro is not None:
             self.notes += write_repros(repro, report.failures)
         return report

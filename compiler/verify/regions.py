@@ -48,6 +48,30 @@ class Named(Protocol):
     name: str
     """Name of the pass."""
 
+    @property
+    def fired(self) -> Sequence[str]:
+        """Rules that rewrote something."""
+        ...
+
+
+class Rewritten(Protocol):
+    """What is needed of a rewrite by a rule: ``compiler.rewrite.engine.Rewrite``."""
+
+    @property
+    def rule(self) -> str:
+        """Name of the rule."""
+        ...
+
+    @property
+    def match(self) -> Any:
+        """What matched."""
+        ...
+
+    @property
+    def made(self) -> Any:
+        """What replaces it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -72,6 +96,12 @@ class Region:
     pairs: list[tuple[Value, Value]]
     inputs: dict[Value, Origin]
     """What both sides read that neither makes."""
+    rules: list[tuple[str, ...]] = field(default_factory=list)
+    """For each pair the rules that put one value in the place of the other, newest first."""
+    fired: frozenset[str] = frozenset()
+    """Rules that rewrote something in this run of the pass, here or elsewhere."""
+    rtol: float = 0.0
+    """Relative difference that its rules say they cause."""
     reason: str = ""
     """Why it cannot be checked, if so."""
 
@@ -100,6 +130,8 @@ class RegionLog:
     _copies: dict[Value, Value] = field(default_factory=dict)
     _taken: dict[str, int] = field(default_factory=dict)
     _seen: Counter[str] = field(default_factory=Counter)
+    _rewritten: dict[Value, tuple[str, Value]] = field(default_factory=dict)
+    _rtol: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Remember the names that values have in the original."""
@@ -125,14 +157,38 @@ class RegionLog:
     # Observing ------------------------------------------------------------------------------------
 
     def before(self, model: Model, name: str) -> None:
-        """Do nothing: the journal knows what was before."""
+        """Forget the rewrites of the pass before; what the graph was before, the journal knows."""
+        self._rewritten.clear()
+
+    def rewrote(self, rewrite: Rewritten) -> None:
+        """Remember which rule replaces which values."""
+        self._rtol[rewrite.rule] = rewrite.match.rule.rtol
+        for name in sorted(rewrite.match.rule.outputs):
+            old, new = rewrite.match.get(name), rewrite.made.values.get(name)
+            if old is not None and new is not None and old is not new:
+                self._rewritten[old] = (rewrite.rule, new)
+
+    def _rules(self, value: Value) -> tuple[str, ...]:
+        """Return the rules that replaced a value, and what they replaced it by, newest first."""
+        found: list[str] = []
+        at, seen = value, {value}
+        while at in self._rewritten:
+            rule, at = self._rewritten[at]
+            found.append(rule)
+            if at in seen:
+                break
+            seen.add(at)
+        return tuple(reversed(found))
 
     def after(self, model: Model, record: Named, journal: Journal) -> None:
         """Copy what a pass changed."""
-        self.capture(model, journal, record.name)
+        self.capture(model, journal, record.name, fired=record.fired)
 
-    def capture(self, model: Model, journal: Journal, pass_name: str) -> None:
-        """Copy what the journal of a committed pass changed; must be called before the next pass runs."""
+    def capture(self, model: Model, journal: Journal, pass_name: str, *, fired: Iterable[str] = ()) -> None:
+        """Copy what the journal of a committed pass changed; must be called before the next pass runs.
+
+        ``fired`` are the rules that the pass applied, so that one of them can be blamed instead of the pass.
+        """
         self.stages += 1
         try:
             change = Change(model, journal, self._known)
@@ -142,12 +198,12 @@ class RegionLog:
             self._known = dict.fromkeys(model.graph.nodes())
             return
         for part in parts:
-            self._add(part, change, pass_name)
+            self._add(part, change, pass_name, frozenset(fired))
         for node in change.old:
             self._known.pop(node, None)
         self._known.update(change.new)
 
-    def _add(self, part: Part, change: Change, pass_name: str) -> None:
+    def _add(self, part: Part, change: Change, pass_name: str, fired: frozenset[str]) -> None:
         before, after = Copier(change.before, self._copies, self._fresh), Copier(NOW, self._copies, self._fresh)
         region = Region(
             pass_name,
@@ -157,7 +213,10 @@ class RegionLog:
             [after.node(n) for n in part.after],
             [(before.value(a), after.value(b)) for a, b in part.pairs],
             {},
+            [self._rules(a) for a, _ in part.pairs],
+            fired,
         )
+        region.rtol = self._difference(region)
         read = [v for n in part.before for v in change.before.operands(n)] + [a for a, _ in part.pairs]
         made = {o for n in part.before for o in n.outputs}
         self._read(region, (v for v in read if v not in made))
@@ -166,6 +225,11 @@ class RegionLog:
         self._read(region, (v for v in read if v not in made))
         self._identify(part, region)
         self._keep(region)
+
+    def _difference(self, region: Region) -> float:
+        """Return the largest relative difference that a rule admits which worked on a region."""
+        made = {name for n in region.after for name in n.loc.by if name in region.fired}
+        return max((self._rtol.get(name, 0.0) for name in made.union(*region.rules)), default=0.0)
 
     def check(
         self,

@@ -26,6 +26,7 @@ from compiler.verify.probes import Probe
 from compiler.verify.probes_bindings import size_of
 from compiler.verify.reference import Original, Reference
 from compiler.verify.regions import Region, RegionLog
+from compiler.verify.regions_blame import rule_at_fault
 from compiler.verify.tolerating import forgives
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class RegionFailure:
 
     pass_name: str
     """The pass that made it."""
+    rule: str
+    """The rule that made it, empty when none can be named."""
     nodes: tuple[str, ...]
     """Names of the original's nodes that it replaced."""
     value: str
@@ -68,13 +71,20 @@ class RegionFailure:
     """What became of what: ``Div+Erf+Add => Gelu``."""
 
     def __str__(self) -> str:
-        """Say in one line which pass broke what."""
-        return f"{self.pass_name}: {self.operators} at {', '.join(self.nodes[:3]) or self.value}: {self.difference}"
+        """Say in one line which rule (or else which pass) broke what."""
+        return f"{self.guilty}: {self.operators} at {', '.join(self.nodes[:3]) or self.value}: {self.difference}"
+
+    @property
+    def guilty(self) -> str:
+        """Who is at fault: the rule, or else the pass."""
+        return self.rule or self.pass_name
 
     def to_json(self) -> dict[str, Any]:
         """Return what a report needs as JSON."""
         return {
             "pass": self.pass_name,
+            "rule": self.rule,
+            "why": str(self),
             "nodes": list(self.nodes),
             "operators": self.operators,
             "value": self.value,
@@ -291,9 +301,9 @@ class _Run:
             except _Unavailable as error:
                 self._leave([region], str(error))
                 return
-            found = compare(reference, got, tolerance=self.tolerance)
+            found = compare(reference, got, tolerance=self.tolerance.widened(region.rtol))
             if found is not None and not self._is_forgiven(region, place, reference, found):
-                self._fail(region, b, found)
+                self._fail(region, place, found)
                 return
 
     def _value(self, value: Value, known: Mapping[Value, Any]) -> Any:
@@ -326,14 +336,15 @@ class _Run:
         if self.refusals >= _HALVINGS:
             self._leave([region], "too many models refused to run")
             return
-        self._fail(region, region.pairs[0][1], Difference("", f"what it became does not run: {why}"))
+        self._fail(region, 0, Difference("", f"what it became does not run: {why}"))
 
-    def _fail(self, region: Region, value: Value, found: Difference) -> None:
+    def _fail(self, region: Region, place: int, found: Difference) -> None:
         self.report.failures.append(
             RegionFailure(
                 region.pass_name,
+                rule_at_fault(region, place),
                 region.nodes,
-                value.name,
+                region.pairs[place][1].name,
                 found,
                 self.probe.name,
                 region,

@@ -18,12 +18,12 @@ _WRITTEN = 8
 
 
 def write_repros(folder: Path, failures: Sequence[RegionFailure]) -> list[str]:
-    """Write the first failures below ``folder``, each under the name of its pass; return why some could not be."""
+    """Write the first failures below ``folder``, each under the name of its rule or pass; return why some could not."""
     problems = []
     for failure in failures[:_WRITTEN]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_repro(_free(folder, failure.pass_name), failure)
+            write_repro(_free(folder, failure.guilty), failure)
         except OSError as error:
             problems.append(f"no repro was written: {error.strerror or error}")
         except AmpcError as error:
@@ -55,9 +55,14 @@ def write_repro(folder: Path, failure: RegionFailure, *, limits: Limits | None =
         (place / "README.txt").write_text(_readme(failure), encoding="utf-8")
 
 
+def _who(failure: RegionFailure) -> str:
+    rule = f"Rule {failure.rule} of the pass" if failure.rule else "Pass"
+    return f"{rule} {failure.pass_name!r}"
+
+
 def _readme(failure: RegionFailure) -> str:
     return (
-        f"Pass {failure.pass_name!r} rewrote {failure.operators}, and the result differs:\n"
+        f"{_who(failure)} rewrote {failure.operators}, and the result differs:\n"
         f"  {failure.difference}\n"
         f"  value {failure.value!r}, probe {failure.probe!r}\n"
         f"  nodes: {', '.join(failure.nodes)}\n\n"
