@@ -11,6 +11,7 @@ Decisions:
   scopes of their own.
 * Never merged: random, opaque and impure operators, operators with nested graphs, ``Identity`` (it keeps
   names), and ``DequantizeLinear`` (execution providers want one for each reader).
+* An attribute that says what the standard assumes without it says nothing.
 * Operands of commutative operators are sorted: IEEE addition and multiplication commute exactly.
 """
 
@@ -24,7 +25,7 @@ from compiler.ir import edit
 from compiler.ir.dims import is_static
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Attr, Graph, Node, Value
-from compiler.ir.schema import is_pure
+from compiler.ir.schema import is_pure, node_schema
 from compiler.ir.types import TensorType
 from compiler.rewrite.transform import Context, Pass
 from passes.node_forms import is_open, unused
@@ -141,11 +142,14 @@ def _visit(node: Node, table: _Table, merged: dict[Node, list[Node]], ctx: Conte
 def _key(node: Node, table: _Table) -> Hashable | None:
     """Return what nodes that compute the same have in common, ``None`` when that cannot be told."""
     attributes = []
+    definition = node_schema(node) if node.attributes else None
     for name in sorted(node.attributes):
         spelled = _spelling(node.attributes[name])
         if spelled is None:
             return None
-        attributes.append((name, spelled))
+        formal = definition.attributes.get(name) if definition is not None else None
+        if formal is None or formal.default is None or formal.default != node.attributes[name].value:
+            attributes.append((name, spelled))
     operands = [table.number(v) for v in node.inputs]
     if not node.domain and node.op in _COMMUTATIVE:
         operands.sort()

@@ -80,6 +80,26 @@ class Numerics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Constraints:
+    """Say what the provider demands of a model beyond its table of kernels; legalization sees to it."""
+
+    compiles: bool = False
+    """Whether the provider compiles subgraphs as a whole, so that ONNX Runtime's own fusions do not reach them."""
+    contrib: tuple[str, ...] | None = None
+    """Operators of ``com.microsoft`` that it runs; absent where its table of kernels says so."""
+    static_shapes: bool = False
+    """Whether every dim must be a number; ``--dim NAME=SIZE`` gives those that the model leaves open."""
+    max_rank: int | None = None
+    """Greatest rank of any tensor; absent for no bound."""
+    constant_weights: tuple[str, ...] = ()
+    """Operators whose weights must be constants."""
+    empty_tensors: bool = True
+    """Whether tensors without elements are allowed."""
+    narrow_int64: bool = False
+    """Whether indices should be 32-bit integers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Opset:
     """Choose the ``ai.onnx`` opset of the emitted model, which decides the kernels that its nodes match."""
 
@@ -135,6 +155,8 @@ class Target:
     """The machine."""
     numerics: Numerics = Numerics()
     """Number formats."""
+    constraints: Constraints = Constraints()
+    """Demands of the provider."""
     runtime: Runtime
     """ONNX Runtime's set-up."""
     pipeline: Pipeline = Pipeline()

@@ -1,0 +1,39 @@
+"""Weights that rules make of other weights: computed when somebody reads them, not when a rule fires."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from compiler.ir.constant import Array, Constant
+from compiler.ir.graph import Value
+from compiler.rewrite import Refusal
+
+
+def constant_of(value: Value) -> Constant:
+    """Return the constant that a value is; raises ``Refusal`` when it is none."""
+    if value.constant is None or not value.constant.is_readable:
+        raise Refusal(f"%{value.name} is not a constant")
+    return value.constant
+
+
+def shape_of(value: Value) -> tuple[int, ...]:
+    """Return the shape of a constant."""
+    return constant_of(value).shape
+
+
+def computed(shape: tuple[int, ...], compute: Callable[..., Array], *sources: Value) -> Constant:
+    """Return a constant of a shape and the first source's element type: ``compute`` of the sources' arrays, later.
+
+    ``compute`` may return any floating-point type; what it returns is rounded once.
+    """
+    constants = [constant_of(s) for s in sources]
+    dtype = constants[0].dtype
+
+    def contents() -> Array:
+        made = compute(*(c.array() for c in constants)).astype(dtype.numpy, copy=False)
+        assert made.shape == shape, f"{made.shape} is not {shape}"
+        return np.ascontiguousarray(made)
+
+    return Constant(dtype, shape, source=contents)
