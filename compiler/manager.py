@@ -30,7 +30,7 @@ from compiler.rewrite.transform import Context, Pass
 
 DEFAULT_PIPELINE = (
     "canonicalize, "
-    "fixpoint{bound=8}(constant-conditions, fold, shape-chains, no-ops, einsum-products, cancel, "
+    "fixpoint{bound=8}(constant-conditions, fold, shape-chains, no-ops, raise-einsum, cancel, "
     "common-subexpressions, dead-code), "
     "fixpoint{bound=8}(normalize, raise, fold, shape-chains, no-ops, cancel, common-subexpressions, dead-code), "
     "fold-batch-normalization, fold-scale, fold-pad, optimize, fold, cancel, "

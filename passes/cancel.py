@@ -7,6 +7,7 @@ Decisions:
 * Casts cancel when the type in the middle holds every value of the first (``f16`` in ``f32``, ``i32`` in
   ``f64``). Values out of range of the last type are left to the kernels: float → float → integer is never
   merged.
+* Views cancel through operators on single elements too, such as the activation between two convolutions over rows.
 * A transpose moves through elementwise operators only where it meets another one, so that there are fewer
   afterwards.
 """
@@ -245,6 +246,33 @@ def _back_to_source(node: Node) -> str:
     return ""
 
 
+def _back_through(node: Node) -> str:
+    """Operators on single elements do not care for the shape: a view before them that this one undoes is not needed."""
+    chain: list[Node] = []
+    value = node.input(0)
+    while value is not None and value.node is not None and len(chain) <= _REACH:
+        inner = _producer(value, *_SHAPE_ONLY)
+        if inner is not None:
+            return _lift_above_views(node, chain, inner)
+        if value.node.op not in _UNARY or _data_operand(value, node) != 0:
+            return ""
+        chain.append(value.node)
+        value = value.node.inputs[0]
+    return ""
+
+
+def _lift_above_views(node: Node, chain: list[Node], inner: Node) -> str:
+    source = inner.input(0)
+    if not chain or source is None or source.shape is None or source.shape != node.output.shape:
+        return ""
+    for element in chain:
+        edit.set_type(element.output, TensorType(element.output.dtype, source.shape))
+    edit.set_input(chain[-1], 0, source)
+    let_stand_for(node, chain[0].output)
+    erase_unused(inner.output)
+    return "cancel-reshapes"
+
+
 def _skip_reshape(node: Node) -> str:
     """A reshape to a constant shape does not care how its input was reshaped before."""
     shape = node.input(1)
@@ -363,10 +391,10 @@ def _split_of_concat(node: Node) -> str:
 
 _STEPS: dict[str, tuple[Step, ...]] = {
     "Transpose": (_merge_transposes, _cancel_through),
-    "Reshape": (_back_to_source, _skip_reshape),
-    "Flatten": (_back_to_source,),
-    "Squeeze": (_back_to_source,),
-    "Unsqueeze": (_back_to_source,),
+    "Reshape": (_back_to_source, _back_through, _skip_reshape),
+    "Flatten": (_back_to_source, _back_through),
+    "Squeeze": (_back_to_source, _back_through),
+    "Unsqueeze": (_back_to_source, _back_through),
     "Cast": (_merge_casts,),
     "Concat": (_concat_of_split,),
     "Split": (_split_of_concat,),

@@ -122,7 +122,7 @@ class DefineSimplifiedLayerNormalization(Rule):
     stage = "expand"
     before = "%y = SimplifiedLayerNormalization@1(%x: T, %w: T){axis = $axis, epsilon = $epsilon, stash_type = $stash}"
     after = "%y = RMSNormalization(%x, %w){axis = $from, epsilon = $epsilon}"
-    types = {"T": FLOATS}
+    types = {"T": FLOATS - {DType.BF16}}
 
     def guard(self, m: Match) -> str | None:
         """It computes in single precision, as it does by default, and says what it adds under the root."""

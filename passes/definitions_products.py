@@ -36,6 +36,11 @@ class DefineFusedMatMul(Rule):
     """
     types = {"T": FLOATS}
 
+    def guard(self, m: Match) -> str | None:
+        """Vectors are not transposed, and kernels then transpose nothing at all."""
+        said = any(m.attr(name) for name in ("ta", "tb", "ba", "bb"))
+        return "a vector is multiplied" if said and min(_rank(m, "a"), _rank(m, "b")) < 2 else None
+
     def constants(self, m: Match) -> dict[str, Any]:
         """The orders of axes, and the factor."""
         alpha = m.attr("alpha")

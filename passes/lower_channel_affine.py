@@ -8,7 +8,7 @@ import numpy as np
 
 from compiler.ir.dtype import DType
 from compiler.rewrite import Match, Rule
-from passes.norm_axes import channel_vector
+from passes.norm_axes import PER_CHANNEL
 
 
 class LowerChannelAffine(Rule):
@@ -19,16 +19,18 @@ class LowerChannelAffine(Rule):
     """
 
     stage = "lower"
-    before = """
-        %m = Mul(%x: T[N,C,S,*R], const %w: T)
-        %y: T[N,C,S,*R] = Add(%m, const %b: T)
-    """
+    before = tuple(
+        f"""
+        %m = Mul(%x: T[{data}], const %w: T[{weight}])
+        %y: T[{data}] = Add(%m, const %b: T[{weight}])
+        """
+        for _, data, _, weight in PER_CHANNEL
+    )
     after = "%y = BatchNormalization(%x, const %scale, const %bias, const %mean, const %variance){epsilon = 0.0}"
     types = {"T": frozenset({DType.F32, DType.F64})}
 
     def constants(self, m: Match) -> dict[str, Any]:
-        """The vectors; refuses constants that do not differ along channels alone."""
-        size, rank = m.size("C"), len(m.run("R")) + 3
-        scale = m.array("w").reshape(channel_vector(m["w"], 1, rank, size))
-        bias = m.array("b").reshape(channel_vector(m["b"], 1, rank, size))
-        return {"scale": scale, "bias": bias, "mean": np.zeros_like(scale), "variance": np.ones_like(scale)}
+        """The constants as vectors."""
+        scale = m.array("w").reshape(-1)
+        mean, variance = np.zeros_like(scale), np.ones_like(scale)
+        return {"scale": scale, "bias": m.array("b").reshape(-1), "mean": mean, "variance": variance}

@@ -1,8 +1,8 @@
 """Lower matrix products and convolutions with what stands around them to ``com.microsoft`` operators.
 
-ONNX Runtime makes most of these itself when it loads a model, so that they gain nothing by cost, except one: a product
-with a transpose that puts the last axis before others.  Split in two, one half of it moves whole rows of heads, and the
-other is free in ``FusedMatMul``.
+ONNX Runtime makes most of these itself when it loads a model, so that they gain nothing by cost.  A transpose that puts
+the last axis before others can be split in two, of which one half moves whole rows and the other is free in
+``FusedMatMul``: that gains on a product alone, and nothing before a softmax.
 
 Vectors are left alone: ONNX Runtime 1.32 multiplies a transposed matrix and a vector wrongly.
 """
@@ -38,11 +38,14 @@ _FUSED = "%y = com.microsoft::FusedMatMul(%p, %q) {transA = $left, transB = $rig
 class FuseScale(_Scaled):
     """A product of matrices, transposed or not, times a number is one ``FusedMatMul``."""
 
-    before = """
+    before = (
+        """
         optional %a = Transpose(%p) {perm = $first}
         optional %b = Transpose(%q) {perm = $second}
         %m = MatMul(%a: T[*S,M,K], %b: T[*U,K,N])
-    """ + _SCALE
+    """
+        + _SCALE
+    )
     after = _FUSED
     domain = {"c": "0.5..2"}
 

@@ -22,7 +22,7 @@ import numpy as np
 from compiler.ir.constant import Array, Constant
 from compiler.ir.dtype import DType
 from compiler.rewrite import Match, Rule
-from passes.lower_convolutions import is_blocked
+from passes.blocked_layout import is_blocked
 
 _LARGEST = 1024
 """Pixels along an axis up to which products are cheaper than the cubic kernel."""
@@ -150,10 +150,13 @@ _BY_PRODUCTS = """
 class ResizeCubicByProducts(_ResizeByProducts):
     """Cubic resizing is a product with the weights along each axis."""
 
-    before = _RESIZE + """
+    before = (
+        _RESIZE
+        + """
         {mode = "cubic", coordinate_transformation_mode = $coordinates, cubic_coeff_a = $cubic,
          exclude_outside = $exclude, nearest_mode = $nearest}
     """
+    )
     after = _BY_PRODUCTS
     mode = "cubic"
 
@@ -166,10 +169,13 @@ class ResizeCubicByProducts(_ResizeByProducts):
 class ResizeLinearByProducts(_ResizeByProducts):
     """Linear resizing is a product with the weights along each axis."""
 
-    before = _RESIZE + """
+    before = (
+        _RESIZE
+        + """
         {mode = "linear", coordinate_transformation_mode = $coordinates, cubic_coeff_a = $cubic,
          nearest_mode = $nearest}
     """
+    )
     after = _BY_PRODUCTS
     mode = "linear"
 

@@ -1,17 +1,17 @@
 """Lower the sum of a residual stream and its norm to one operator that reads and writes each element once.
 
-``com.microsoft::SkipLayerNormalization`` and ``SkipSimplifiedLayerNormalization`` compute ``norm(x + skip + bias)`` and can
-give the sum as their fourth output, which the next block reads.
+``com.microsoft::SkipLayerNormalization`` and ``SkipSimplifiedLayerNormalization`` compute ``norm(x + skip + bias)`` and
+can give the sum as their fourth output, which the next block reads.
 
 Decisions:
 
 * There are two rules for each: with the sum and without it, since a kernel that need not write the sum is faster.
 * A bias of the projection before the sum goes in as well; it is added in another order, which is reassociation.
-* Tensors of rank 4 are viewed as matrices: the norm is over the last axis.  The views cost nothing where ONNX Runtime can
-  reuse the buffer.
+* Tensors of rank 4 are viewed as matrices: the norm is over the last axis.  The views cost nothing where ONNX Runtime
+  can reuse the buffer.
 * Their kernels are not always the fast ones: which of these rules pay is measured (``targets/gains``), and ONNX Runtime
-  fuses some of these sums itself when it loads a model, faster or not.  ``LowerSumBeforeLayerNormalization`` writes a sum
-  in a way that it leaves alone.
+  fuses some of these sums itself when it loads a model, faster or not.  ``LowerSumBeforeLayerNormalization`` writes a
+  sum in a way that it leaves alone.
 * What the kernels want of shapes stands in ``compiler.rewrite.restrictions_fused``.
 """
 
@@ -229,8 +229,8 @@ class LowerAddRmsNormalizationOfImagesWithSum(Rule):
 class LowerSumBeforeLayerNormalization(Rule):
     """A sum of two tensors is ``Sum`` as well as ``Add``; before a layer norm, ``Sum`` is not fused on load.
 
-    ONNX Runtime makes ``SkipLayerNormalization`` of an ``Add`` of equal shapes of rank 3 whose only reader is a layer norm,
-    whatever that costs.  Source: ``core/optimizer/skip_layer_norm_fusion.cc``.
+    ONNX Runtime makes ``SkipLayerNormalization`` of an ``Add`` of equal shapes of rank 3 whose only reader is a layer
+    norm, whatever that costs.  Source: ``core/optimizer/skip_layer_norm_fusion.cc``.
     """
 
     stage = "lower"
@@ -242,4 +242,13 @@ class LowerSumBeforeLayerNormalization(Rule):
         %s2 = Sum(%a, %b)
         %y = LayerNormalization(%s2, %w, %c){axis = -1, epsilon = $e, stash_type = $t}
     """
+    types = {"T": FLOATS}
+
+
+class LowerRmsNormalization(Rule):
+    """``RMSNormalization`` is ``SimplifiedLayerNormalization``, which runtimes know that know no opset 23."""
+
+    stage = "lower"
+    before = "%y = RMSNormalization(%x: T, %w: T){axis = $a, epsilon = $e, stash_type = $t}"
+    after = "%y = SimplifiedLayerNormalization@1(%x, %w){axis = $a, epsilon = $e, stash_type = $t}"
     types = {"T": FLOATS}

@@ -1,4 +1,4 @@
-"""Say whether constants of a model are the irrational numbers that a theorem speaks of.
+"""What theorems about numbers need to know of constants: which number is meant, and which numbers a type holds.
 
 Models write them with few digits (``0.7071``), compute them in half precision, or got them by dividing one rounded
 number by another.  A number counts as meant when it differs by no more than rounding, or by no more than what is lost
@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compiler.ir.dtype import DType
-from compiler.rewrite import Match
+from compiler.rewrite import FLOATS, Match
 
 FEW_DIGITS = 2e-5
 """Largest relative difference of a number that is written with four digits, for those of this package."""
+
+UP_TO_SINGLE = FLOATS - {DType.F64}
+"""Types whose numbers an attribute holds, which is single precision."""
 
 SMALLEST_NORMAL = {DType.F16: 2.0**-14, DType.BF16: 2.0**-126, DType.F32: 2.0**-126, DType.F64: 2.0**-1022}
 """Magnitudes below which a type keeps fewer digits."""

@@ -13,6 +13,13 @@ from compiler.ir.constant import Array
 from compiler.ir.graph import Value
 from compiler.rewrite import Match, Refusal
 
+PER_CHANNEL = tuple(
+    (f"B,{inner},N", f"B,N,{inner}", f"[0,{rank - 1},{','.join(map(str, range(1, rank - 1)))}]", weight)
+    for rank, inner in ((3, "L"), (4, "H,W"), (5, "D,H,W"))
+    for weight in ("N" + ",1" * (rank - 2), "1,N" + ",1" * (rank - 2))
+)
+"""Forms of a weight per channel: dims with channels last and first, the permutation between, dims of the weight."""
+
 
 def reduced_axes(m: Match, data: str, *operands: str) -> tuple[int, ...]:
     """Return the axes that every reduction in a form reduces, sorted and counted from the front.
@@ -36,14 +43,6 @@ def count_of_last(m: Match, data: str, axes: Sequence[int]) -> int:
     if tuple(axes) != tuple(range(rank - len(axes), rank)):
         raise Refusal(f"axes {tuple(axes)} of rank {rank} are not the last ones")
     return len(axes)
-
-
-def only_axis_before_last(m: Match, data: str, axes: Sequence[int]) -> int:
-    """Return the only axis; refuses several, and the last one."""
-    rank = m[data].rank
-    if len(axes) != 1 or axes[0] + 1 == rank:
-        raise Refusal(f"axes {tuple(axes)} of rank {rank} are not one axis before the last")
-    return axes[0]
 
 
 def static_dims(value: Value, axes: Sequence[int]) -> tuple[int, ...]:
@@ -73,23 +72,26 @@ def is_all(array: Array, number: float) -> bool:
     return bool(np.all(array == number))
 
 
+def finite(array: Array) -> Array:
+    """Return a computed weight; refuses one that is not finite, which says something else than its factors."""
+    if not np.all(np.isfinite(array)):
+        raise Refusal("the weight would not be finite")
+    return array
+
+
 def spread(weight: Array, shape: tuple[int, ...]) -> Array:
     """Return a weight with the shape of what is normalized; refuses one that is larger or does not fit."""
-    trimmed = weight.reshape(weight.shape[max(weight.ndim - len(shape), 0) :]) if _has_leading_ones(weight, shape) else weight
+    beyond = max(weight.ndim - len(shape), 0)
+    trimmed = weight.reshape(weight.shape[beyond:]) if all(d == 1 for d in weight.shape[:beyond]) else weight
     try:
         return np.ascontiguousarray(np.broadcast_to(trimmed, shape))
     except ValueError as error:
         raise Refusal(f"a weight of shape {weight.shape} does not scale {shape}") from error
 
 
-def _has_leading_ones(weight: Array, shape: tuple[int, ...]) -> bool:
-    return all(d == 1 for d in weight.shape[: max(weight.ndim - len(shape), 0)])
-
-
-def to_last(axis: int, rank: int) -> tuple[list[int], list[int]]:
-    """Return the permutation that moves an axis to the end, and the one that moves it back."""
-    order = [i for i in range(rank) if i != axis] + [axis]
-    return order, [order.index(i) for i in range(rank)]
+def channels_last(rank: int) -> tuple[list[int], list[int]]:
+    """Return the permutation that moves axis 1 to the end, and the one that moves it back."""
+    return [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
 
 
 def channel_vector(weight: Value, axis: int, rank: int, size: int) -> list[int]:

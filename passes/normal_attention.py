@@ -22,6 +22,7 @@ import numpy as np
 
 from compiler.ir.constant import Array
 from compiler.ir.dtype import DType
+from compiler.ir.facts import scalar_constant
 from compiler.ir.graph import Value
 from compiler.rewrite import FLOATS, Match, Rule
 
@@ -76,13 +77,15 @@ class AddWhatHides(Rule):
     def guard(self, m: Match) -> str | None:
         """Refuse a number that does not hide, and one that a sum behind it could bring back."""
         number = m.scalar("lo")
+        if any(n.is_op("Where") and n.inputs[0] is m["h"] for n in m["p"].users()):
+            return "the probabilities are hidden by the same condition"
         if np.isneginf(number):
             return None
         if not number <= _HIDDEN:
             return f"{number:g} does not hide scores"
         if m.dtype("T") is DType.F16:
             return f"scores added to {number:g} are not lost in f16"
-        return f"{number:g} is added to" if m.has("a") and number > _LOST else None
+        return f"{number:g} is added to" if m.has("a") and number > _LOST and not _hides_more(m["m"]) else None
 
     def constants(self, m: Match) -> dict[str, Any]:
         """Compute what is added where the condition holds, and where it does not."""
@@ -90,6 +93,16 @@ class AddWhatHides(Rule):
         hidden = hidden if m.scalar("lo") > -np.inf else np.full_like(hidden, -np.inf)
         shown = np.zeros_like(hidden)
         return {"yes": shown, "no": hidden} if m.form else {"yes": hidden, "no": shown}
+
+
+def _hides_more(mask: Value) -> bool:
+    """True for a mask of zeros and of a number that is lower than any that a rule here puts for hidden scores."""
+    node = mask.node
+    if node is None or not node.is_op("Where", "Mul"):
+        return False
+    numbers = [scalar_constant(v) for v in node.inputs]
+    found = [n for n in numbers if n is not None and n < _LOST]
+    return len(found) == 1 and (node.op == "Mul" or 0 in numbers)
 
 
 class HideWithoutExpanding(Rule):
@@ -230,9 +243,9 @@ class HideAgainByAdding(Rule):
 
     stage = "raise"
     before = """
-        %a = Where(%h, scalar %lo, %t: T[*S])
-        %p: T[*S] = Softmax(%a)
-        %y: T[*S] = Where(%h, 0.0, %p)
+        %a = Where(%h, scalar %lo, %t: T)
+        %p = Softmax(%a)
+        %y = Where(%h, 0.0, %p)
     """
     after = """
         %z = Where(%h, const %hidden, 0.0)
@@ -257,35 +270,103 @@ class AddMasksFirst(Rule):
     """Add masks to each other before they are added to the scores, which are at least as large as their sum."""
 
     stage = "raise"
-    before = (
-        _PRODUCT + "%a = Add(%t, %m)\n %b = Add(%a, %n)\n %p: T = Softmax(%b)",
-        _CAPPED + "%a = Add(%t, %m)\n %b = Add(%a, %n)\n %p: T = Softmax(%b)",
+    before = tuple(
+        scores
+        + """
+        %a = Add(%t, %m)
+        optional %e = Add(%a, %i)
+        optional %g = Add(%e, %j)
+        %b = Add(%g, %n)
+        %p: T = Softmax(%b)
+        """
+        for scores in (_PRODUCT, _CAPPED)
     )
     after = """
-        %o = Add(%m, %n)
-        %r = Add(%t, %o)
-        %p = Softmax(%r)
+        optional %two = Add(%m, %i?)
+        optional %three = Add(%two, %j?)
+        %mask = Add(%three, %n)
+        %x = Add(%t, %mask)
+        %p = Softmax(%x)
     """
     types = {"T": FLOATS}
-    domain = _SMALL
+    domain = {"c": "positive", **_SMALL, "i": "-9..9", "j": "-9..9"}
+
+
+_MULTIPLIED = """
+    %s = MatMul(%q, %k)
+    optional %t = Mul|Div(%s, %c)
+    %x = Mul(%t, const %b)
+    %a = Add(%x, const %m)
+"""
+
+
+class MultiplyByMask(Rule):
+    """Add a mask where scores are multiplied by zeros and ones, and a large negative number is put for the zeros.
+
+    ``w * b + (1 - b) * lo`` is ``Where(b, w, lo)`` for a constant ``b`` of zeros and ones, or of zeros and the factor of
+    the scores; a row that is hidden altogether weighs all keys alike before and after.
+    """
+
+    stage = "raise"
+    before = (
+        _MULTIPLIED + "%p: T = Softmax(%a)",
+        _MULTIPLIED + "%n = Mul(%i, scalar %lo)\n %g = Add(%a, %n)\n %p: T = Softmax(%g)",
+        _MULTIPLIED + "%n = Where(%h, 0.0, scalar %lo)\n %g = Add(%a, %n)\n %p: T = Softmax(%g)",
+    )
+    after = """
+        %u = Mul(%t, const %f)
+        %r = Add(%u, const %mask)
+        optional %z = Add(%r, %n?)
+        %p = Softmax(%z)
+    """
+    types = {"T": FLOATS}
+    shared = "%n"
+    domain = {**_SMALL, "b": "ones", "m": "zeros", "lo": "-1e38..-1e31", "i": "zeros"}
+
+    def guard(self, m: Match) -> str | None:
+        """Refuse anything but zeros and ones, and a sum that does not hide exactly where they are zero."""
+        shown, added = m.array("b"), m.array("m")
+        if m.dtype("T") is DType.F16 or shown.size == 1:
+            return "scores are not lost in f16" if shown.size > 1 else "the factor is one number"
+        if m.form and not m.scalar("lo") < _LOST:
+            return f"{m.scalar('lo'):g} may hide by as little"
+        factor = float(shown.max(initial=0))
+        if not factor > 0 or not ((shown == 0) | (shown == factor)).all():
+            return "the factors are not zeros and one positive number"
+        if np.broadcast_shapes(shown.shape, added.shape) != added.shape:
+            return f"factors of {list(shown.shape)}, and {list(added.shape)} is added"
+        wrong = np.where(shown == 0, ~(added <= _HIDDEN), added != 0)
+        return f"{int(wrong.sum())} elements are hidden and shown" if wrong.any() else None
+
+    def constants(self, m: Match) -> dict[str, Any]:
+        """Return the factor of the scores that are shown, and a mask in which the others are lost."""
+        dtype, shown = m.dtype("T").numpy, m.array("b")
+        hidden = np.broadcast_to(shown == 0, np.broadcast_shapes(shown.shape, m.array("m").shape))
+        return {"f": np.array(shown.max(), dtype), "mask": np.where(hidden, _LOST, 0).astype(dtype)}
 
 
 class AddNegatedMask(Rule):
     """Add the opposite of a mask that is subtracted from the scores."""
 
     stage = "raise"
-    before = (
-        _PRODUCT + "%a = Sub(%t, %m)\n optional %b = Add(%a, %n)\n %p: T = Softmax(%b)",
-        _PRODUCT + "%a = Add(%t, %n)\n %b = Sub(%a, %m)\n %p: T = Softmax(%b)",
-    )
+    before = """
+        %a = Sub(%t, %m)
+        optional %b = Add(%a, %n)
+        %p: T = Softmax(%b)
+    """
     after = """
         %o = Neg(%m)
-        optional %r = Add(%o, %n?)
-        %x = Add(%t, %r)
+        %r = Add(%t, %o)
+        optional %x = Add(%r, %n?)
         %p = Softmax(%x)
     """
     types = {"T": FLOATS}
-    domain = _SMALL
+    domain = {"t": "-9..9", **_SMALL}
+
+    def guard(self, m: Match) -> str | None:
+        """Leave the largest score to other rules."""
+        node = m["m"].node
+        return "the largest score is subtracted" if node is not None and node.is_op("ReduceMax") else None
 
 
 class ScaleBeforeMask(Rule):
@@ -369,6 +450,30 @@ class ExpandQueries(Rule):
         return {"f": _factor(m)}
 
 
+class DropShiftOfScores(Rule):
+    """Drop the largest score that is subtracted from a row: a ``Softmax`` does not change with it.
+
+    Factors before and behind, which undo each other, only kept half precision in range.
+    """
+
+    stage = "raise"
+    before = """
+        %d = Mul|Div(%t: T, scalar %c)
+        %m = ReduceMax(%d, [-1]) {keepdims = 1}
+        %s = Sub(%d, %m)
+        %x = Mul|Div(%s, scalar %f)
+        %p = Softmax(%x)
+    """
+    after = "%p = Softmax(%t)"
+    types = {"T": FLOATS}
+    domain = {"t": "-9..9", "c": "4..4", "f": "4..4"}
+
+    def guard(self, m: Match) -> str | None:
+        """Refuse factors that do not undo each other."""
+        first, second = (float(m.scalar(c)) ** (1 if m.node(v).op == "Mul" else -1) for v, c in (("d", "c"), ("x", "f")))
+        return None if np.isclose(first * second, 1, rtol=1e-6) else f"the factors are {first:g} and {second:g}"
+
+
 class TakeSoftmaxOfRows(Rule):
     """Take the ``Softmax`` of rows: over columns it is that of the transposed scores."""
 
@@ -436,12 +541,12 @@ class SplitBatchBeforeProduct(Rule):
 
     stage = "raise"
     before = """
-        %s: T[B*H,S,N] = MatMul(%q: T[B*H,S,D], %k: T[B*H,D,N])
+        %s: T[B*H,S,N] = MatMul(%q: T[B*H,S,D], %k: T[B*H,F,N])
         %y: T[B,H,S,N] = Reshape(%s, %_) {allowzero = $z}
     """
     after = """
         %x = Reshape(%q, [B,H,S,D])
-        %r = Reshape(%k, [B,H,D,N])
+        %r = Reshape(%k, [B,H,F,N])
         %y = MatMul(%x, %r)
     """
     types = {"T": FLOATS}
@@ -476,8 +581,8 @@ class SplitBatchBeforeMask(Rule):
     before = """
         %s = MatMul(%q: T[B*H,S,D], %k: T[B*H,D,N])
         optional %t = Mul|Div(%s, scalar %c)
-        %a: T[B*H,S,N] = Add(%t, %m: T[B*H,R,L])
-        %y: T[B,H,S,N] = Reshape(%a, %_) {allowzero = $z}
+        %a: T[B*H,S,W] = Add(%t, %m: T[B*H,R,L])
+        %y: T[B,H,S,W] = Reshape(%a, %_) {allowzero = $z}
     """
     after = """
         %x = Reshape(%t, [B,H,S,N])
@@ -500,6 +605,25 @@ class SplitBatchBeforeSoftmax(Rule):
         %y = Softmax(%x)
     """
     types = {"T": FLOATS}
+
+
+class MergeBatchAfterProduct(Rule):
+    """Merge the batch and the heads of scores after the product with the values instead of before the ``Softmax``."""
+
+    stage = "raise"
+    before = """
+        %r: T[B*H,S,N] = Reshape(%a: T[B,H,S,N], %_) {allowzero = $z}
+        %p = Softmax(%r)
+        %y: T[B*H,S,E] = MatMul(%p, %v: T[B*H,L,E])
+    """
+    after = """
+        %w = Softmax(%a)
+        %x = Reshape(%v, [B,H,L,E])
+        %u = MatMul(%w, %x)
+        %y = Reshape(%u, [B*H,S,E])
+    """
+    types = {"T": FLOATS}
+    domain = {"E": "1..5"}
 
 
 class AddMaskOfWindows(Rule):
@@ -526,6 +650,26 @@ class AddMaskOfWindows(Rule):
         %each = Expand(%sum, %shape)
         %mask = Reshape(%each, [B*M,V,S,N])
         %y = Add(%d, %mask)
+    """
+    types = {"T": FLOATS}
+
+
+class AddPositionsOfAxes(Rule):
+    """Add what depends on the rows and on the columns of an image to scores of its pixels, without reshaping the scores."""
+
+    stage = "raise"
+    before = """
+        %s: T[P,S,N] = MatMul(%q, %k)
+        optional %t = Mul|Div(%s, %c)
+        %r: T[P,A,B,C,D] = Reshape(%t, %_) {allowzero = $z}
+        %a: T[P,A,B,C,D] = Add(%r, %m: T[P,A,B,C,1])
+        %g: T[P,A,B,C,D] = Add(%a, %n: T[P,A,B,1,D])
+        %y: T[P,S,N] = Reshape(%g, %_) {allowzero = $e}
+    """
+    after = """
+        %sum = Add(%m, %n)
+        %mask = Reshape(%sum, [P,S,N])
+        %y = Add(%t, %mask)
     """
     types = {"T": FLOATS}
 

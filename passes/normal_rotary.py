@@ -42,10 +42,10 @@ class _Parts(Rule):
     def constants(self, m: Match) -> dict[str, Any]:
         """Compute where a part begins and ends, and how far its columns are apart."""
         half, part = m.size("H"), self.part(m)
-        if m.form == 0:
-            return {"from": np.array([part]), "to": np.array([_TO_THE_END]), "by": np.array([2]), "axis": np.array([-1])}
-        end = half if part == 0 else _TO_THE_END
-        return {"from": np.array([part * half]), "to": np.array([end]), "by": np.array([1]), "axis": np.array([-2])}
+        first, end, step, axis = part, _TO_THE_END, 2, -1
+        if m.form == 1:
+            first, end, step, axis = part * half, half if part == 0 else _TO_THE_END, 1, -2
+        return {"from": np.array([first]), "to": np.array([end]), "by": np.array([step]), "axis": np.array([axis])}
 
     def part(self, m: Match) -> int:
         """Return which of the two parts is taken."""

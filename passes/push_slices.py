@@ -122,7 +122,7 @@ class SliceBeforeUnsqueeze(Rule):
 
 
 class SliceTableBeforeGather(Rule):
-    """Rows are picked from a table that has only the columns that are wanted; the table is a constant and is cut once."""
+    """Rows are picked from a constant table that has only the columns that are wanted."""
 
     stage = "canonical"
     before = """
@@ -137,7 +137,7 @@ class SliceTableBeforeGather(Rule):
 
 
 class SliceTableBeforeRows(Rule):
-    """Rows are cut from a table that has only the columns that are wanted; the table is a constant and is cut once."""
+    """Rows are cut from a constant table that has only the columns that are wanted."""
 
     stage = "canonical"
     before = """

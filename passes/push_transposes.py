@@ -68,7 +68,7 @@ class LayerNormBeforeTranspose(Rule):
 
 
 class SplitBeforeTranspose(Rule):
-    """Queries, keys and values that share their heads' columns are taken apart before heads are brought to the front."""
+    """Queries, keys and values that share heads are taken apart before heads are brought to the front."""
 
     before = """
         %t = Transpose(%x: T[B,S,N,H]){perm = [0,2,1,3]}

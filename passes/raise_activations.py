@@ -1,11 +1,7 @@
-"""Raise smooth activations that are written out: ``Sigmoid``, ``Swish``, ``Softplus``, ``Mish``, ``HardSwish``, ...
+"""Raise activations that are written out: ``Softplus``, ``Mish``, ``HardSigmoid`` and ``HardSwish``.
 
 Decisions:
 
-* A gated linear unit, ``a sigmoid(b)`` with two halves of a ``Split``, has no operator; ``a swish(b)`` is ``Swish`` and
-  a product.
-* The raised operator is defined wherever the written form is, and in places where that overflowed (``exp(x)`` of a
-  large ``x``) it gives the limit in place of a NaN or an infinity.
 * ``Log(Add(Exp(x), 1))`` alone stays: it is the faster form, and only its wrong overflow speaks for ``Softplus``.
   Inside of ``Mish``, and in its stable forms, it is raised.
 * Attributes are single precision: numbers of ``f64`` graphs do not go there.
@@ -18,127 +14,13 @@ from typing import Any
 
 from compiler.ir.dtype import DType
 from compiler.rewrite import FLOATS, Match, Rule
-from passes.nearness import FEW_DIGITS, is_near, other_number
-
-UP_TO_SINGLE = FLOATS - {DType.F64}
-"""Types whose numbers an attribute holds."""
+from passes.nearness import FEW_DIGITS, UP_TO_SINGLE, is_near, other_number
 
 _SOFTPLUS = """
     %a = Exp(%x)
     %b = Add(%a, 1.0)
     %p = Log(%b)
 """
-
-
-class RaiseSigmoid(Rule):
-    """``1 / (1 + exp(-x))`` and ``(1 + tanh(x/2)) / 2`` are ``Sigmoid(x)``."""
-
-    stage = "raise"
-    before = (
-        """
-        %n = Neg(%x)
-        %e = Exp(%n)
-        %d: T = Add(%e, 1.0)
-        %y = Reciprocal(%d)
-        """,
-        """
-        %n = Mul(%x, -1.0)
-        %e = Exp(%n)
-        %d: T = Add(%e, 1.0)
-        %y = Reciprocal(%d)
-        """,
-        """
-        %h = Mul(%x, 0.5)
-        %t = Tanh(%h)
-        %s = Add(%t, 1.0)
-        %y: T = Mul(%s, 0.5)
-        """,
-        """
-        %h = Mul(%x, 0.5)
-        %t = Tanh(%h)
-        %s = Mul(%t, 0.5)
-        %y: T = Add(%s, 0.5)
-        """,
-    )
-    after = "%y = Sigmoid(%x)"
-    types = {"T": FLOATS}
-
-
-class RaiseSigmoidOfQuotient(Rule):
-    """``exp(x) / (1 + exp(x))`` is ``Sigmoid(x)``, which is one where the exponential overflows."""
-
-    stage = "raise"
-    before = """
-        %e = Exp(%x)
-        %d: T = Add(%e, 1.0)
-        %y = Div(%e, %d)
-    """
-    after = "%y = Sigmoid(%x)"
-    types = {"T": FLOATS}
-    domain = {"x": "-9..9"}
-
-
-class RaiseSwish(Rule):
-    """``x sigmoid(x)``, written so or ``x / (1 + exp(-x))``, is ``Swish(x)``, also called SiLU.
-
-    Definition: ONNX operator ``Swish``, version 24.
-    """
-
-    stage = "raise"
-    before = (
-        """
-        %s = Sigmoid(%x)
-        %y: T = Mul(%x, %s)
-        """,
-        """
-        %n = Neg(%x)
-        %e = Exp(%n)
-        %d: T = Add(%e, 1.0)
-        %y = Div(%x, %d)
-        """,
-        """
-        %n = Mul(%x, -1.0)
-        %e = Exp(%n)
-        %d: T = Add(%e, 1.0)
-        %y = Div(%x, %d)
-        """,
-    )
-    after = "%y = Swish(%x)"
-    types = {"T": FLOATS}
-
-
-class RaiseScaledSwish(Rule):
-    """``x sigmoid(a x)`` is ``Swish(x)`` of that ``alpha``; with 1.702 it approximates ``Gelu``."""
-
-    stage = "raise"
-    before = (
-        """
-        %a: T[*S] = Mul(%x: T[*S], scalar %c)
-        %s = Sigmoid(%a)
-        %y = Mul(%x, %s)
-        """,
-        """
-        %a: T[*S] = Mul(%x: T[*S], scalar %n)
-        %e = Exp(%a)
-        %d = Add(%e, 1.0)
-        %y = Div(%x, %d)
-        """,
-    )
-    after = "%y = Swish(%x) {alpha = $alpha}"
-    types = {"T": UP_TO_SINGLE}
-    domain = {"c": "positive", "n": "-3..-0.1"}
-
-    def guard(self, m: Match) -> str | None:
-        """Refuse a factor that is not finite."""
-        return None if math.isfinite(_slope(m)) else f"the factor is {_slope(m)}"
-
-    def constants(self, m: Match) -> dict[str, Any]:
-        """Return the factor inside of the sigmoid."""
-        return {"alpha": _slope(m)}
-
-
-def _slope(m: Match) -> float:
-    return float(m.scalar("c")) if m.get("c") is not None else -float(m.scalar("n"))
 
 
 class RaiseSoftplus(Rule):
@@ -157,6 +39,27 @@ class RaiseSoftplus(Rule):
     after = "%y = Softplus(%x)"
     types = {"T": FLOATS}
     domain = {"x": "-9..9"}
+
+
+class RaiseSoftplusOfThreshold(Rule):
+    """``Softplus(x)`` is ``x`` above a threshold from where on the two are the same number."""
+
+    stage = "raise"
+    before = """
+        %p: T[*S] = Softplus(%x)
+        %c = Greater|GreaterOrEqual(%x, scalar %t)
+        %y: T[*S] = Where(%c, %x, %p)
+    """
+    after = "%y = Softplus(%x)"
+    types = {"T": FLOATS}
+    domain = {"t": "40..50", "x": "-80..80"}
+
+    def guard(self, m: Match) -> str | None:
+        """Refuse a threshold at which the difference, ``exp(-t)``, is more than rounding."""
+        threshold = float(m.scalar("t"))
+        rounding = {DType.F64: 2.0**-53, DType.F32: 2.0**-24}.get(m.dtype("T"), 2.0**-11)
+        fits = threshold > 0 and math.exp(-threshold) <= rounding * threshold
+        return None if fits else f"the threshold is {threshold:g}"
 
 
 class RaiseMish(Rule):
@@ -178,29 +81,6 @@ class RaiseMish(Rule):
     types = {"T": FLOATS}
 
 
-class RaiseTanh(Rule):
-    """``2 sigmoid(x) - 1`` is ``tanh(x/2)``, which keeps the digits that the difference loses near zero."""
-
-    stage = "raise"
-    before = (
-        """
-        %s = Sigmoid(%x: T)
-        %d = Mul(%s, 2.0)
-        %y = Sub(%d, 1.0)
-        """,
-        """
-        %s = Sigmoid(%x: T)
-        %d = Mul(%s, 2.0)
-        %y = Add(%d, -1.0)
-        """,
-    )
-    after = """
-        %h = Mul(%x, 0.5)
-        %y = Tanh(%h)
-    """
-    types = {"T": FLOATS}
-
-
 class RaiseHardSigmoid(Rule):
     """``clip(a x + b, 0, 1)`` is ``HardSigmoid(x)``."""
 
@@ -213,30 +93,36 @@ class RaiseHardSigmoid(Rule):
         """,
         """
         %s: T[*S] = Add(%x: T[*S], scalar %b)
+        %m: T[*S] = Mul|Div(%s, scalar %a)
+        %y = Clip(%m, 0.0, 1.0)
+        """,
+        """
+        %s: T[*S] = Add(%x: T[*S], scalar %b)
         %y = Clip(%s, 0.0, 1.0)
         """,
     )
-    after = "%y = HardSigmoid(%x) {alpha = $alpha, beta = %b}"
+    after = "%y = HardSigmoid(%x) {alpha = $alpha, beta = $beta}"
     types = {"T": UP_TO_SINGLE}
     domain = {"a": "positive", "b": "-3..3"}
 
     def guard(self, m: Match) -> str | None:
         """Refuse a line that is not finite."""
-        finite = math.isfinite(_incline(m)) and math.isfinite(m.scalar("b"))
-        return None if finite else f"the line is {_incline(m):g} x + {m.scalar('b'):g}"
+        slope, height = _line(m)
+        return None if math.isfinite(slope) and math.isfinite(height) else f"the line is {slope:g} x + {height:g}"
 
     def constants(self, m: Match) -> dict[str, Any]:
-        """Return the slope of the line."""
-        return {"alpha": _incline(m)}
+        """Return slope and height of the line."""
+        slope, height = _line(m)
+        return {"alpha": slope, "beta": height}
 
 
-def _incline(m: Match) -> float:
+def _line(m: Match) -> tuple[float, float]:
+    height = float(m.scalar("b"))
     if m.get("a") is None:
-        return 1.0
+        return 1.0, height
     number = float(m.scalar("a"))
-    if m.node("m").op == "Mul":
-        return number
-    return 1.0 / number if number else math.inf
+    slope = number if m.node("m").op == "Mul" else 1.0 / number if number else math.inf
+    return slope, height * slope if m.form == 1 else height
 
 
 class RaiseHardSigmoidOfQuotient(Rule):

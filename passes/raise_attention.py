@@ -61,7 +61,7 @@ class _Attention(Rule):
     types = {"T": FLOATS}
     domain = {
         "c": "positive", "b": "positive", "e": "positive",
-        "q": "-3..3", "k": "-3..3", "m": "-9..9",
+        "q": "-3..3", "k": "-3..3", "v": "-9..9", "m": "-9..9",
         "H": "2,3", "G": "1,2,3", "D": "1..5", "E": "1..5", "N": "1..5",
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Absorb what surrounds the keys and values of ``Attention``: heads that are repeated for groups of queries, and caches.
+"""Absorb what surrounds the keys and values of ``Attention``: heads that are repeated for groups, and caches.
 
 ``Attention`` lets ``R`` heads of the query share one head of key and value: head ``h`` of the query reads head
 ``h // R``, which is what repeating each head ``R`` times in place means.  Exporters repeat them by ``Unsqueeze``,
@@ -102,7 +102,8 @@ class AbsorbCache(Rule):
         %y = Attention(%q, %pk, %pv, %m?){scale = $scale, softcap = $softcap, softmax_precision = $precision}
     """
     after = """
-        %y, %pk, %pv = Attention(%q, %k, %v, %m?, %ck, %cv){scale = $scale, softcap = $softcap, softmax_precision = $precision}
+        %y, %pk, %pv = Attention(%q, %k, %v, %m?, %ck, %cv)
+            {scale = $scale, softcap = $softcap, softmax_precision = $precision}
     """
     types = {"T": FLOATS}
 

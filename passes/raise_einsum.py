@@ -287,9 +287,7 @@ class _Build:
         assert self.node.graph is not None
         return edit.add_constant(self.node.graph, Constant.of(list(numbers), DType.I64), hint="dims")
 
-    def _add(
-        self, op: str, inputs: Sequence[Value], shape: Shape, attributes: dict[str, Attr] | None = None
-    ) -> Value:
+    def _add(self, op: str, inputs: Sequence[Value], shape: Shape, attributes: dict[str, Attr] | None = None) -> Value:
         graph, name = self.node.graph, self.node.output.name
         assert graph is not None
         made = edit.add_node(

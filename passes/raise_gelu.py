@@ -47,7 +47,7 @@ _POLYNOMIALS = (
     *(f"{square}  %v = Add(%t, 1.0)  %w = Mul(%x, %v)  %u = Mul(%w, scalar %s)" for square in _SQUARES),
     *(f"{square}  %v = Add(%t, 1.0)  %w = Mul(%v, scalar %s)  %u = Mul(%x, %w)" for square in _SQUARES),
     *(f"{cube}  %v = Mul(%x, scalar %s)  %u = Add(%v, %t)".replace("%c", "%p") for cube in _CUBES),
-    "%q = Mul(%x, %x)  %t = Mul(%q, scalar %p)  %v = Add(%t, scalar %s)  %u = Mul(%x, %v)",
+    *(f"{square}  %v = Add(%t, scalar %s)  %u = Mul(%x, %v)".replace("%c", "%p") for square in _SQUARES),
 )
 """Ways to write ``%u = s (x + c x³)``; ``%p`` is the product of ``s`` and ``c``."""
 
@@ -118,6 +118,23 @@ class MoveScaleOutOfShiftedGate(Rule):
     def guard(self, m: Match) -> str | None:
         """Refuse a shift that is not the factor."""
         return None if m.scalar("c") == m.scalar("d") != 0 else f"%c is {m.scalar('c')}, %d is {m.scalar('d')}"
+
+
+class FactorOutOfGate(Rule):
+    """``x + x g = x (1 + g)``."""
+
+    stage = "canonical"
+    before = """
+        %g: T[*S] = Erf|Tanh(%u)
+        %p = Mul(%x: T[*S], %g)
+        %y = Add(%p, %x)
+    """
+    after = """
+        %e = Add(%g, 1.0)
+        %y = Mul(%x, %e)
+    """
+    types = {"T": FLOATS}
+    domain = {"x": "-9..9"}
 
 
 class RaiseGelu(Rule):

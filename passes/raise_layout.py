@@ -84,6 +84,44 @@ class RaisePixelUnshuffle(Rule):
         return {"order": np.arange(blocks * channels).reshape(blocks, channels).T.reshape(-1)}
 
 
+_END = "[9223372036854775807]"
+_BLOCKS_OF_PIXELS = f"""
+    %u = Slice(%x: T[N,C,2*H,2*W], [0], {_END}, [2], [2])
+    %v = Slice(%x, [1], {_END}, [2], [2])
+    %p: T[N,C,H,W] = Slice(%u, [0], {_END}, [3], [2])
+    %q: T[N,C,H,W] = Slice(%v, [0], {_END}, [3], [2])
+    %r: T[N,C,H,W] = Slice(%u, [1], {_END}, [3], [2])
+    %s: T[N,C,H,W] = Slice(%v, [1], {_END}, [3], [2])
+"""
+
+
+class RaiseSlicesByRow(Rule):
+    """Four slices of every second pixel, one row of a block after the other, concatenated: ``SpaceToDepth``."""
+
+    stage = "raise"
+    before = _BLOCKS_OF_PIXELS + "%y = Concat(%p, %r, %q, %s) {axis = 1}"
+    after = "%y = SpaceToDepth(%x) {blocksize = 2}"
+    types = _ALL
+    shared = "%u %v"
+
+
+class RaiseSlicesByColumn(Rule):
+    """The same, one column of a block after the other: the middle two quarters of the channels change places."""
+
+    stage = "raise"
+    before = _BLOCKS_OF_PIXELS + "%y = Concat(%p, %q, %r, %s) {axis = 1}"
+    after = """
+        %d = SpaceToDepth(%x) {blocksize = 2}
+        %y = Gather(%d, const %order) {axis = 1}
+    """
+    types = _ALL
+    shared = "%u %v"
+
+    def constants(self, m: Match) -> dict[str, Any]:
+        """Quarters 0, 2, 1 and 3."""
+        return {"order": np.arange(4 * m.size("C")).reshape(4, -1)[[0, 2, 1, 3]].reshape(-1)}
+
+
 class RaiseChannelShuffle(Rule):
     """Interleaving ``G`` groups of ``K`` channels is a ``Gather`` of channels, which copies whole images."""
 
@@ -102,7 +140,6 @@ class RaiseChannelShuffle(Rule):
         return {"order": np.arange(groups * channels).reshape(groups, channels).T.reshape(-1)}
 
 
-_END = "[9223372036854775807]"
 _ROWS_OF_PATCHES = f"""
     %u = Slice(%x: T[N,2*H,2*W,C], [0], {_END}, [1], [2])
     %v = Slice(%x, [1], {_END}, [1], [2])

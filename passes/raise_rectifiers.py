@@ -20,8 +20,7 @@ import numpy as np
 
 from compiler.ir.dtype import DType
 from compiler.rewrite import FLOATS, NUMBERS, Match, Rule
-from passes.nearness import other_number
-from passes.raise_activations import UP_TO_SINGLE
+from passes.nearness import UP_TO_SINGLE, other_number
 
 _BRANCHES = (
     """

@@ -1,11 +1,11 @@
 """Recognise root mean square normalization however it is written out, and absorb what belongs to it.
 
 It is ``x / sqrt(mean(x * x) + epsilon) * scale`` over the last axes.  As for layer norms, one rule recognises the part
-before the scale, and others absorb scale and casts.  An epsilon that is missing is 0: exporters drop one that is lost in
-the rounding of the mean.
+before the scale, and others absorb scale and casts.  An epsilon that is missing is 0: exporters drop one that is lost
+in the rounding of the mean.
 
-Decisions: squares and roots stand in the normal form of the stage ``canonical``.  ``x / max(|x|, epsilon)`` times a factor
-is one too, with ``|x|`` the Euclidean norm; without a factor it stays, since no form of it is faster.
+Decisions: squares and roots stand in the normal form of the stage ``canonical``.  ``x / max(|x|, epsilon)`` times a
+factor is one too, with ``|x|`` the Euclidean norm; without a factor it stays, since no form of it is faster.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy as np
 from compiler.ir.dtype import DType
 from compiler.rewrite import FLOATS, Match, Rule
 from passes.norm_axes import (
-    channel_vector,
+    PER_CHANNEL,
+    channels_last,
     count_of_last,
     epsilon,
+    finite,
     is_all,
     ones,
-    only_axis_before_last,
     reduced_axes,
     spread,
-    to_last,
 )
 
 
@@ -84,25 +84,25 @@ class RaiseRmsNormalization(Rule):
         return {"scale": scale, "axis": -len(axes), "epsilon": epsilon(m)}
 
 
-class RaiseRmsNormalizationOverAxis(Rule):
-    """Raise a root mean square norm over an axis before the last: move the axis to the end, normalize, move it back."""
+class RaiseRmsNormalizationOverChannels(Rule):
+    """Raise a root mean square norm over channels that are not last: move them to the end and back."""
 
     stage = "raise"
     before = (
         """
-        %q = Mul(%x: T[*S], %x)
-        %m = ReduceMean(%q, const %a){keepdims = 1}
+        %q = Mul(%x: T[N,C,L,*S], %x)
+        %m = ReduceMean(%q, [1]){keepdims = 1}
         optional %p = Add(%m, scalar %e)
         %r = Sqrt(%p)
-        %y: T[*S] = Div(%x, %r)
+        %y: T[N,C,L,*S] = Div(%x, %r)
         """,
         """
-        %q = Mul(%x: T[*S], %x)
-        %m = ReduceMean(%q, const %a){keepdims = 1}
+        %q = Mul(%x: T[N,C,L,*S], %x)
+        %m = ReduceMean(%q, [1]){keepdims = 1}
         optional %p = Add(%m, scalar %e)
         %r = Sqrt(%p)
         %i = Reciprocal(%r)
-        %y: T[*S] = Mul(%x, %i)
+        %y: T[N,C,L,*S] = Mul(%x, %i)
         """,
     )
     after = """
@@ -115,18 +115,16 @@ class RaiseRmsNormalizationOverAxis(Rule):
 
     def constants(self, m: Match) -> dict[str, Any]:
         """The scale is ones; the permutations move the axis."""
-        axes = reduced_axes(m, "x", "a")
-        axis = only_axis_before_last(m, "x", axes)
-        there, back = to_last(axis, len(m.run("S")))
-        return {"scale": ones(m["x"], axes), "there": there, "back": back, "epsilon": epsilon(m)}
+        there, back = channels_last(len(m.run("S")) + 3)
+        return {"scale": ones(m["x"], [1]), "there": there, "back": back, "epsilon": epsilon(m)}
 
 
 class RaiseScaledUnitVector(Rule):
     """Raise ``x / max(c * |x|, e) * w`` over the last axis into ``RMSNormalization`` with scale ``w / (c * sqrt(N))``.
 
-    ``|x|`` is ``sqrt(N * mean(x * x))``; ``max`` may be ``+`` as well.  With ``epsilon = (e / c)^2 / N`` both sides agree
-    where ``c * |x|`` is not near ``e``, and both give zeros for zeros; in between they differ by up to ``sqrt(2)``.  So
-    ``e`` must be a guard against division by zero (at most 1e-6) and not a part of the model.
+    ``|x|`` is ``sqrt(N * mean(x * x))``, finite; ``max`` may be ``+`` as well.  With ``epsilon = (e / c)^2 / N`` both
+    sides agree where ``c * |x|`` is not near ``e``, and both give zeros for zeros; in between they differ by up to
+    ``sqrt(2)``.  So ``e`` must be a guard against division by zero (at most 1e-6) and not a part of the model.
     """
 
     stage = "raise"
@@ -142,13 +140,15 @@ class RaiseScaledUnitVector(Rule):
     )
     after = "%y = RMSNormalization(%x, const %scale){axis = -1, epsilon = $epsilon}"
     types = {"T": frozenset({DType.F32, DType.F64})}
-    domain = {"e": "0.0000000001..0.000001", "c": "positive"}
+    domain = {"e": "0.0000000001..0.000001", "c": "positive", "x": "positive"}
     rtol = 1e-5
 
     def guard(self, m: Match) -> str | None:
         """The bound is positive and at most 1e-6, or missing; its square is a normal number; the factor is positive."""
         if _factor(m) <= 0:
             return f"the factor of the norm is {_factor(m)}"
+        if m.size("N") == 0:
+            return "there is nothing to normalize"
         if m.get("e") is None:
             return None
         e = m.scalar("e")
@@ -158,7 +158,7 @@ class RaiseScaledUnitVector(Rule):
         """The weight over the root of the number of elements and the factor."""
         size, factor = m.size("N"), _factor(m)
         scale = spread(m.array("w"), (size,)).astype(np.float64) / (math.sqrt(size) * factor)
-        return {"scale": scale.astype(m.dtype("T").numpy), "epsilon": (epsilon(m) / factor) ** 2 / size}
+        return {"scale": finite(scale.astype(m.dtype("T").numpy)), "epsilon": (epsilon(m) / factor) ** 2 / size}
 
 
 def _factor(m: Match) -> float:
@@ -199,7 +199,7 @@ class AbsorbFactorOfRmsNormalization(Rule):
     def constants(self, m: Match) -> dict[str, Any]:
         """The product of scale and factor."""
         scale = m.array("s")
-        return {"scale": scale * spread(m.array("f"), scale.shape)}
+        return {"scale": finite(scale * spread(m.array("f"), scale.shape))}
 
 
 class AbsorbCastsOfRmsNormalization(Rule):
@@ -220,22 +220,25 @@ class AbsorbCastsOfRmsNormalization(Rule):
 
     def constants(self, m: Match) -> dict[str, Any]:
         """The scale in the half type."""
-        return {"scale": m.array("s").astype(m.dtype("H").numpy)}
+        return {"scale": finite(m.array("s").astype(m.dtype("H").numpy))}
 
 
-class AbsorbScaleOfRmsNormalizationOverAxis(Rule):
+class AbsorbScaleOfRmsNormalizationOverChannels(Rule):
     """A factor per channel behind the transpose that follows a root mean square norm is the scale of the norm."""
 
     stage = "raise"
-    before = """
-        %n = RMSNormalization(%x: T[*S], const %one: T[N]){axis = -1, epsilon = $e, stash_type = $t}
-        %u: T[*U] = Transpose(%n){perm = $p}
-        %y: T[*U] = Mul(%u, %w: T)
-    """
+    before = tuple(
+        f"""
+        %n = RMSNormalization(%x: T[{last}], const %one: T[N]){{axis = -1, epsilon = $e, stash_type = $t}}
+        %u: T[{first}] = Transpose(%n){{perm = {perm}}}
+        %y: T[{first}] = Mul(%u, %w: T[{weight}])
+        """
+        for last, first, perm, weight in PER_CHANNEL
+    )
     after = """
-        %v = Reshape(%w, const %vector)
-        %n = RMSNormalization(%x, %v){axis = -1, epsilon = $e, stash_type = $t}
-        %y = Transpose(%n){perm = $p}
+        %v = Reshape(%w, [-1])
+        %z = RMSNormalization(%x, %v){axis = -1, epsilon = $e, stash_type = $t}
+        %y = Transpose(%z){perm = $perm}
     """
     types = {"T": FLOATS}
     domain = {"one": "ones"}
@@ -245,6 +248,5 @@ class AbsorbScaleOfRmsNormalizationOverAxis(Rule):
         return None if is_all(m.array("one"), 1) else "the scale is not all ones"
 
     def constants(self, m: Match) -> dict[str, Any]:
-        """The shape that makes the weight a vector."""
-        rank = len(m.run("S"))
-        return {"vector": np.array(channel_vector(m["w"], list(m.attr("p")).index(rank - 1), rank, m.size("N")))}
+        """The permutation of the form."""
+        return {"perm": m.node("u").attr("perm")}

@@ -50,13 +50,18 @@ _JOIN_NEGATED = """
     %n = Neg(%b)
     %r = Concat(%n, %a){axis = -1}
     """
-_INTERLEAVE_NEGATED = """
-    %n = Neg(%b)
-    %left: T[<x>,H,1] = Unsqueeze(%n, [-1])
+_INTERLEAVE_NEGATED = tuple(
+    f"""
+    {negated}
     %right: T[<x>,H,1] = Unsqueeze(%a, [-1])
-    %pairs: T[<x>,H,2] = Concat(%left, %right){axis = -1}
-    %r = Reshape(%pairs, %_){allowzero = $z}
+    %pairs: T[<x>,H,2] = Concat(%left, %right){{axis = -1}}
+    %r = Reshape(%pairs, %_){{allowzero = $z}}
     """
+    for negated in (
+        "%n = Neg(%b)\n %left: T[<x>,H,1] = Unsqueeze(%n, [-1])",
+        "%n: T[<x>,H,1] = Unsqueeze(%b, [-1])\n %left = Neg(%n)",
+    )
+)
 
 _WRITTEN = """
     %u = Mul(%x, %c: T[<c>,2*H])
@@ -68,7 +73,7 @@ _DIRECT = """
     %bs = Mul(%b, %s: T[<c>,H])
     %bc = Mul(%b, %c)
     %as = Mul(%a, %s)
-    %re = Sub(%ac, %bs)
+    %re: T[<x>,H] = Sub(%ac, %bs)
     %im = Add(%bc, %as)
     """
 
@@ -82,7 +87,7 @@ _INTERLEAVE = """
 _COLUMNS = (
     *(halves + _JOIN_NEGATED + _WRITTEN for halves in _HALVES),
     *(halves + _DIRECT + _JOIN for halves in _HALVES),
-    _PAIRS + _INTERLEAVE_NEGATED + _WRITTEN,
+    *(_PAIRS + interleaved + _WRITTEN for interleaved in _INTERLEAVE_NEGATED),
 )
 """Texts that end in rotated columns ``%y``."""
 
@@ -128,8 +133,8 @@ class _Rotation(Rule):
         for i, dim in enumerate(m.run("P")):
             if dim != 1 and i + rank - own != self.batch:
                 return f"the angles vary along axis {i + rank - own}, which has no positions: {dim}"
-        if m.dim("Q") == 1 != m.dim("S"):
-            return "the angles do not depend on positions"
+        if m.dim("Q") == 1 != m.dim("S") or m.dim("H") == 0:
+            return "the angles do not depend on positions" if m.dim("H") else "there are no columns"
         if not m.has("w"):
             return None
         pairs = m.has("pairs")
@@ -164,6 +169,43 @@ class RaiseRotaryOfPairs(_Rotation):
 
     before = _stacked("B,N,S", "*P,Q")
     after = _ANGLES + "%y = " + _TURN.format("%x") + "%z = Reshape(%y, [B,N,S,H,2])"
+
+
+class RaiseRotaryOfPairsToHalves(_Rotation):
+    """Raise a rotation of pairs of ``[B,N,S,D]`` whose results stand in halves: that of halves made of the pairs."""
+
+    before = (_PAIRS + _DIRECT + _JOIN).replace("<x>", "B,N,S").replace("<c>", "*P,Q")
+    after = _ANGLES + "%h = Concat(%a, %b){axis = -1}\n %y = " + _TURN.format("%h")
+
+
+_BESIDE = ("%y = Concat(%p, %re, %im){axis = -1}", "%y = Concat(%re, %im, %p){axis = -1}")
+"""Texts that put other columns before or behind those that were rotated."""
+
+
+def _beside(other: str, x: str, c: str) -> tuple[str, ...]:
+    texts = (_HALVES[0] + _DIRECT + other, _HALVES[1] + _DIRECT + other)
+    return tuple(text.replace("<x>", x).replace("<c>", c) for text in texts)
+
+
+class RaiseRotaryBehindOthers(_Rotation):
+    """Raise a rotation of ``[B,N,S,D]`` whose results are put behind other columns."""
+
+    before = _beside(_BESIDE[0], "B,N,S", "*P,Q")
+    after = _ANGLES + "%r = " + _TURN.format("%x") + "%y = Concat(%p, %r){axis = -1}"
+
+
+class RaiseRotaryBeforeOthers(_Rotation):
+    """Raise a rotation of ``[B,N,S,D]`` whose results are put before other columns."""
+
+    before = _beside(_BESIDE[1], "B,N,S", "*P,Q")
+    after = _ANGLES + "%r = " + _TURN.format("%x") + "%y = Concat(%r, %p){axis = -1}"
+
+
+class RaiseRotaryOfPairsToHalvesBehindOthers(_Rotation):
+    """Raise a rotation of pairs of ``[B,N,S,D]`` whose results stand in halves behind other columns."""
+
+    before = (_PAIRS + _DIRECT + _BESIDE[0]).replace("<x>", "B,N,S").replace("<c>", "*P,Q")
+    after = _ANGLES + "%h = Concat(%a, %b){axis = -1}\n %r = " + _TURN.format("%h") + "%y = Concat(%p, %r){axis = -1}"
 
 
 _HEADS_FIRST = "%xt = Transpose(%x){perm = [0,2,1,3]}\n %yt = " + _TURN.format("%xt")
@@ -253,3 +295,56 @@ class RaiseRotaryOfStack(_Rotation):
         """
     )
     domain = {"c": "rotary", "s": "rotary"}
+
+
+# Columns that are not rotated ------------------------------------------------------------------
+
+
+class AbsorbUnrotatedColumns(Rule):
+    """Rotate the first columns where they lie, rather than cut them off and put them back."""
+
+    stage = "raise"
+    before = (
+        """
+        %a: T[B,N,S,R] = Slice(%x: T[B,N,S,H], [0], %_, [-1], [1])
+        %b = Slice(%x, [R], [9223372036854775807], [-1], [1])
+        %r: T[B,N,S,2*K] = RotaryEmbedding(%a, %c: T[B,S,K], %s: T[B,S,K]){interleaved = $pairs}
+        %y: T[B,N,S,H] = Concat(%r, %b){axis = -1}
+        """,
+        """
+        %a: T[B,N,S,R], %b = Split(%x: T[B,N,S,H], %_){axis = -1, num_outputs = $n}
+        %r: T[B,N,S,2*K] = RotaryEmbedding(%a, %c: T[B,S,K], %s: T[B,S,K]){interleaved = $pairs}
+        %y: T[B,N,S,H] = Concat(%r, %b){axis = -1}
+        """,
+    )
+    after = "%y = RotaryEmbedding(%x, %c, %s){interleaved = $pairs, rotary_embedding_dim = R}"
+    types = {"T": _ROTATED}
+
+
+class AbsorbUnrotatedColumnsBeforeHeads(Rule):
+    """Rotate the first columns where they lie, in a tensor whose positions stand before its heads."""
+
+    stage = "raise"
+    before = (
+        """
+        %a: T[B,S,N,R] = Slice(%x: T[B,S,N,H], [0], %_, [-1], [1])
+        %b = Slice(%x, [R], %_, [-1], [1])
+        %t = Transpose(%a){perm = [0,2,1,3]}
+        %r: T[B,N,S,2*K] = RotaryEmbedding(%t, %c: T[B,S,K], %s: T[B,S,K]){interleaved = $pairs}
+        %u = Transpose(%r){perm = [0,2,1,3]}
+        %y: T[B,S,N,H] = Concat(%u, %b){axis = -1}
+        """,
+        """
+        %a: T[B,S,N,R], %b = Split(%x: T[B,S,N,H], %_){axis = -1, num_outputs = $n}
+        %t = Transpose(%a){perm = [0,2,1,3]}
+        %r: T[B,N,S,2*K] = RotaryEmbedding(%t, %c: T[B,S,K], %s: T[B,S,K]){interleaved = $pairs}
+        %u = Transpose(%r){perm = [0,2,1,3]}
+        %y: T[B,S,N,H] = Concat(%u, %b){axis = -1}
+        """,
+    )
+    after = """
+        %t2 = Transpose(%x){perm = [0,2,1,3]}
+        %r2 = RotaryEmbedding(%t2, %c, %s){interleaved = $pairs, rotary_embedding_dim = R}
+        %y = Transpose(%r2){perm = [0,2,1,3]}
+    """
+    types = {"T": _ROTATED}

@@ -1,7 +1,7 @@
 """Move views of a residual stream below the norms, so that the sum and its norm meet.
 
-A norm over the last axis treats rows alike, however they are arranged.  This is for the rules of ``lower_skip_norm``; alone
-it gains nothing.
+A norm over the last axis treats rows alike, however they are arranged.  This is for the rules of ``lower_skip_norm``;
+alone it gains nothing.
 """
 
 from __future__ import annotations

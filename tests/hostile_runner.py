@@ -42,12 +42,13 @@ def compile_file(path: str, output: str, verify: bool) -> dict[str, Any]:
     return verdict | {"forbidden": list(_forbidden)}
 
 
-def run(model: str | bytes, feeds: dict[str, Any]) -> list[Any]:
-    """Run a model, given as a path or as its bytes, with graph optimizations off; return its outputs."""
+def run(model: str | bytes, feeds: dict[str, Any], optimize: bool = False) -> list[Any]:
+    """Run a model, given as a path or as its bytes, with graph optimizations off unless wanted; return its outputs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

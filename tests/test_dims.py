@@ -23,6 +23,7 @@ from compiler.ir.dims import (
     substitute,
     symbol,
 )
+from compiler.ir.facts import nonnegative_dim
 from compiler.ir.parser import parse_dim
 from tests.graphs import DIMS
 
@@ -66,6 +67,14 @@ def compute(tree: Tree, binding: dict[str, int]) -> int:
 def test_the_normal_form_computes_the_same(tree: Tree, binding: dict[str, int]) -> None:
     """Binding the symbols of a normal form gives what the expression itself gives."""
     assert substitute(build(tree), binding) == compute(tree, binding)
+
+
+@given(TREES, BINDINGS)
+def test_dims_that_count_as_nonnegative_are(tree: Tree, binding: dict[str, int]) -> None:
+    """Whatever sizes the symbols stand for, a dim of which analysis says so is not negative."""
+    dim = build(tree)
+    assume(nonnegative_dim(dim))
+    assert compute(tree, binding) >= 0
 
 
 @given(TREES, TREES, TREES)

@@ -15,6 +15,7 @@ from compiler.ir.facts import known_contents, nonnegative
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
 from compiler.ir.infer import infer, infer_nodes
 from compiler.ir.infer_rules import RULES
+from compiler.ir.reinfer import infer_changes
 from compiler.ir.schema import schema
 from compiler.ir.types import UNKNOWN, TensorType
 
@@ -95,6 +96,33 @@ def test_a_clamped_slice_broadcasts_with_what_clamped_it() -> None:
     y = b.op("Add", b.op("Slice", table, b.const(0), length, b.const(1)), x)
     infer(b.graph)
     assert y.shape == (N, M, 8)
+
+
+def test_a_slice_undoes_padding_of_a_dim_that_was_divided() -> None:
+    """A dim that floor divisions gave is known not to be negative: one more, and without the last, it is itself."""
+    b = Builder()
+    x = b.input((N // 5 - 2) // 4 + 1, 8)
+    padded = b.op("Pad", x, b.const(0, 0, 1, 0))
+    cut = b.op("Slice", padded, b.const(0), b.const(-1), b.const(0))
+    infer(b.graph)
+    assert cut.shape == x.shape
+
+
+def test_what_a_change_tells_reaches_everything_below() -> None:
+    """After a change, inference from there finds what inference of the whole graph finds, however long the paths."""
+    b = Builder()
+    x, unknown = b.input(N, 4), edit.add_input(b.graph, Value("to", TensorType(DType.I64, (2,))))
+    value = b.op("Reshape", x, unknown)
+    start = value
+    for _ in range(12):
+        value = b.op("Add", b.op("Neg", value), b.op("Relu", b.op("Abs", value)))
+    infer(b.graph)
+    journal = edit.begin(b.model)
+    assert start.node is not None
+    edit.set_input(start.node, 1, b.const(0, 4))
+    infer_changes(b.model, journal)
+    edit.commit(b.model)
+    assert value.shape == (N, 4)
 
 
 def test_contradictions_make_unknown_values() -> None:

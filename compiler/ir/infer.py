@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 from compiler.ir import (
     edit,
     infer_attention,
+    infer_blocked,
     infer_elementwise,
     infer_linear,
     infer_movement,

@@ -54,11 +54,21 @@ class _Builder:
         self.model = model
         self.made = Replacement()
         self.computed = match.rule.constants(match)
+        self.wanted = self._wanted()
 
     def build(self) -> Replacement:
         for statement in self.match.rule.replacement.statements:
-            self._statement(statement)
+            if any(o is not None and o.name in self.wanted for o in statement.outputs):
+                self._statement(statement)
         return self.made
+
+    def _wanted(self) -> set[str]:
+        """Return the values that are needed where this form matched: not every form has all of the rule's outputs."""
+        found = {name for name in self.outputs if self.match.get(name) is not None}
+        for s in reversed(self.match.rule.replacement.statements):
+            if any(o is not None and o.name in found for o in s.outputs):
+                found.update(o.name for o in s.inputs if isinstance(o, Operand))
+        return found
 
     def _statement(self, s: Statement) -> None:
         inputs = [self._named(w) if isinstance(w, Operand) else None for w in s.inputs]
@@ -73,15 +83,24 @@ class _Builder:
         while inputs and inputs[-1] is None:
             inputs.pop()
         version = s.version or (edit.latest_version(self.model) if not s.domain else 1)
-        outputs = tuple(Value("" if o is None else o.name) for o in s.outputs)
+        outputs = tuple(Value(self._result_name(s, i)) for i in range(len(s.outputs)))
         node = Node(s.op, tuple(inputs), outputs, self._attributes(s), domain=s.domain, version=version)
         for i, (out, written) in enumerate(zip(outputs, s.outputs, strict=True)):
             out.node, out.index = node, i
-            if written is not None:
+            if written is not None and not out.absent:
                 self.made.values[written.name] = out
                 self._declare(written.name, written.type, out)
         infer_detached(node, self.model)
         self.made.nodes.append(node)
+
+    def _result_name(self, s: Statement, index: int) -> str:
+        """Return the name of a result, ``""`` for one that nothing needs and the operator need not give."""
+        written = s.outputs[index]
+        if written is None or written.name in self.wanted:
+            return "" if written is None else written.name
+        definition = schema(s.domain, s.op, s.version or edit.latest_version(self.model))
+        formal = definition.formal_output(index) if definition is not None else None
+        return "" if definition is None or (formal is not None and formal.option == "optional") else written.name
 
     def _falls_away(self, s: Statement, inputs: Sequence[Value | None]) -> bool:
         """True when an operand that the operator cannot do without is ``%m?`` and not there."""
@@ -152,7 +171,7 @@ class _Builder:
         dims = [self.match.evaluate(d) for d in written.dims]
         parts: list[int | Value] = []
         for i, dim in enumerate(dims):
-            parts.append(self._dim(s.op, i, dim, data, len(dims), inferred=-1 in parts))
+            parts.append(self._dim(s.op, i, dim, data, len(dims), inferred=-1 in parts or -1 in dims))
         return self._shape(parts)
 
     def _dim(self, op: str, index: int, dim: Dim, data: Value | None, rank: int, *, inferred: bool) -> int | Value:

@@ -116,6 +116,7 @@ class Engine:
         self.order = Order()
         self.generation: dict[Node, int] = {}
         self.stopped: set[str] = set()
+        self.made: list[Node] = []
         self.index: dict[str, list[_Candidate]] = {}
         self._likely: dict[tuple[str, frozenset[str]], list[_Candidate]] = {}
         for rule in rules:
@@ -159,11 +160,8 @@ class Engine:
     # One node ------------------------------------------------------------------------------------
 
     def at(self, node: Node) -> list[Node] | None:
-        """Apply the first rule that fits at a node, and at no other.
-
-        Returns the new nodes and those that read what they make, ``None`` when no rule fits.
-        """
-        return self._visit(node)
+        """Apply the first rule that fits at a node, and at no other; return the new nodes, ``None`` when none fits."""
+        return self.made if self._visit(node) is not None else None
 
     def _visit(self, node: Node) -> list[Node] | None:
         """Apply the first rule that fits at a node; return what must be looked at again, ``None`` when none did."""
@@ -223,6 +221,7 @@ class Engine:
         except Refusal as refusal:
             stats.refusals[str(refusal)] = stats.refusals.get(str(refusal), 0) + 1
             return None
+        self.made = new
         stats.hits += 1
         self.ctx.count(rule.name)
         self.generation.update(dict.fromkeys(new, generation))

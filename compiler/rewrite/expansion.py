@@ -11,6 +11,7 @@ raised operator whose definition is cheaper than its kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from compiler.errors import CompilerError
@@ -38,9 +39,24 @@ class Expander:
         """Take the rules, the target and the definitions from the context."""
         self.ctx = ctx
         self.legality = ctx.legality if isinstance(ctx.legality, Legality) else Legality(None)
-        allowing = replace(ctx, legality=self.why_never)
-        self.engine = Engine(ctx.rules_of("expand"), allowing, trace=ctx.trace)
+        self.strict = self._engine(self._why_not_at_once)
+        self.lenient = self._engine(self.why_never)
+        self.lenient.order = self.strict.order
         self._ends: dict[Graph, str] = {}
+        self._came_from: dict[Node, frozenset[str]] = {}
+        self._barred: frozenset[str] = frozenset()
+
+    def _engine(self, legality: Callable[[Node], str]) -> Engine:
+        """Return our definitions, an operator for an operator first, that may make what ``legality`` allows."""
+        engine = Engine(self.ctx.rules_of("expand"), replace(self.ctx, legality=legality), trace=self.ctx.trace)
+        for candidates in engine.index.values():
+            candidates.sort(key=lambda c: (len(c.rule.replacement.statements) > 1, c.rule.name, c.pattern.index))
+        return engine
+
+    def _why_not_at_once(self, node: Node) -> str:
+        """Return why a node would have to be taken apart again, ``""`` when it runs."""
+        reason = self.legality.why_not(node)
+        return reason or (f"{node.op} has no kernel" if self.legality.fused_by_function(node) else "")
 
     def why_needed(self, node: Node) -> str:
         """Return why a node must be taken apart, ``""`` when it can stay.
@@ -53,22 +69,32 @@ class Expander:
         return f"{self.legality.provider} has no kernel of {node.op}, only its definition"
 
     def expand(self, node: Node) -> list[Node] | str:
-        """Put what defines a node in its place and return the new nodes, or why that is not possible."""
-        near = self.engine.at(node)
-        if near is not None:
-            return [n for n in near if n.graph is not None]
+        """Put what defines a node in its place and return the new nodes, or why that is not possible.
+
+        A definition by operators that run is preferred to one that must be taken apart further.
+        """
+        history = self._came_from.get(node, frozenset())
+        self._barred = history - {node.qualified}
+        made = self.strict.at(node) or self.lenient.at(node) or self._by_standard(node)
+        if not isinstance(made, str):
+            self._came_from.update(dict.fromkeys(made, history | {node.qualified}))
+        return made
+
+    def _by_standard(self, node: Node) -> list[Node] | str:
         body = self._body(node)
-        if isinstance(body, str):
-            return body
-        return self._inline(node, body)
+        return body if isinstance(body, str) else self._inline(node, body)
 
     def why_never(self, node: Node) -> str:
         """Return why a node would neither run nor could be taken apart, ``""`` when one of the two is so."""
         return self._never(node, 0)
 
     def _never(self, node: Node, depth: int) -> str:
-        reason = self.legality.why_not(node)
-        if not reason or node.qualified in self.engine.index:
+        reason = self._why_not_at_once(node)
+        if not reason:
+            return ""
+        if node.qualified in self._barred:
+            return f"{reason}, and it is defined by what was taken apart to make it"
+        if node.qualified in self.lenient.index:
             return ""
         if depth == _DEEPEST:
             return reason
@@ -104,8 +130,8 @@ class Expander:
             _check(node, old, value)
         replace_by(node, results, made)
         for n in made:
-            self.engine.order.insert(n)
-        self.engine.order.forget(node)
+            self.strict.order.insert(n)
+        self.strict.order.forget(node)
         self.ctx.count(f"{BY} {node.op}")
         return made
 

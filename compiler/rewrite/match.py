@@ -242,7 +242,9 @@ class Matcher:
                 if written is None and out.is_used:
                     return f"output {k} is used"
                 continue
-            self.b.bind(self.b.values, written.name, out)
+            self.b.bind(self.b.values, written.name, None if out.absent else out)
+            if out.absent:
+                continue
             reason = self.b.unify_type(written.type, out, self.allowed) if written.type is not None else ""
             reason = reason or self._other_uses(written.name, out)
             if reason:

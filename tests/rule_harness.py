@@ -1,0 +1,288 @@
+"""The property that holds for every rule: what it rewrites computes the same before and after.
+
+``sweep`` draws instances of a form from bytes, applies the rule, runs both sides on two oracles and compares.  The
+first failure is made small and told with both graphs, the data, and the command that repeats it:
+``python -m tests.rule_harness RULE FORM BYTES``.
+
+Numbers agree when they differ by what rounding and another order of summation explain: some units of the coarsest
+element type involved, more with more elements, plus what the rule's ``rtol`` claims.  float64 is held to float32's
+precision, since attributes and exporters' constants are float32.  A difference beyond that counts unless the original
+itself moves that much when its inputs move by one unit (``compiler.verify.tolerating``).
+
+Results without elements prove nothing: kernels refuse empty tensors that the standard allows, and a shape computed with
+``-1`` is not what it was.  Such instances are drawn, but only results that have elements are held to anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+
+from compiler.errors import WorkerError
+from compiler.ir.dims import substitute
+from compiler.ir.dtype import DType
+from compiler.rewrite import Rule
+from compiler.rewrite.pattern import Pattern
+from compiler.verify.compare import Bound, Difference, Tolerance, compare
+from compiler.verify.tolerating import forgives
+from tests.rule_harness_batch import Batch, RuleRaises, Tally, assemble, part_of, run_batch, type_fault, typed
+from tests.rule_harness_choices import LENGTH, derived, smaller
+from tests.rule_harness_instance import Instance
+from tests.rule_harness_oracles import Runtime, culprit, evaluate_by_reference
+from tests.rule_harness_report import Fault, describe, near_miss
+
+BATCH = 8
+"""Instances that travel together."""
+
+ROUNDS = 6
+"""Attempts to draw an instance that the rule takes and an oracle runs."""
+
+_UNITS = {DType.F64: 2.0**-23, DType.F32: 2.0**-23, DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
+"""Rounding that is promised for an element type, relative."""
+
+
+class RuleFailure(AssertionError):
+    """A rule does not hold."""
+
+
+@dataclass
+class Harness:
+    """The oracles, and what is known of instances that they cannot run."""
+
+    runtime: Runtime = field(default_factory=Runtime)
+    _unrunnable: dict[tuple[str, ...], str] = field(default_factory=dict)
+    """Signature of an instance → why the runtime runs one of its sides not."""
+
+    def sweep(self, rule: Rule, pattern: Pattern, data: bytes, tally: Tally) -> None:
+        """Check the instances that bytes stand for; raises ``RuleFailure`` for the first that does not hold."""
+        parts = [data[k : k + LENGTH] for k in range(0, len(data), LENGTH)]
+        for number in range(ROUNDS):
+            drawn = {derived(part, number): part for part in parts}
+            done: set[bytes] = set()
+            fault = self.fault(rule, pattern, list(drawn), tally, done)
+            if fault is not None:
+                self._fail(rule, pattern, fault)
+            parts = [part for used, part in drawn.items() if used not in done]
+            if not parts:
+                break
+
+    def _fail(self, rule: Rule, pattern: Pattern, fault: Fault) -> NoReturn:
+        kind = _kind(fault.what)
+        small = smaller(fault.instance.data, lambda d: _kind(self.what(rule, pattern, d)) == kind)
+        least = self.fault(rule, pattern, [small], Tally()) or fault
+        raise RuleFailure(describe(rule, pattern, least))
+
+    def what(self, rule: Rule, pattern: Pattern, data: bytes) -> str:
+        """Return how a rule fails on the instance that bytes stand for, ``""`` when it does not."""
+        found = self.fault(rule, pattern, [data], Tally())
+        return "" if found is None else found.what
+
+    def fault(
+        self, rule: Rule, pattern: Pattern, parts: Sequence[bytes], tally: Tally, done: set[bytes] | None = None
+    ) -> Fault | None:
+        """Return the first instance that fails, ``None`` when all hold; ``done`` is told which were compared."""
+        tally.done = set() if done is None else done
+        try:
+            batch = run_batch(rule, pattern, parts)
+        except RuleRaises as error:
+            return _raising(rule, pattern, parts, error)
+        tally.add(batch)
+        if batch.complaint:
+            return Fault(batch.instances[0], f"engine: {batch.complaint}", "the engine")
+        if not batch.fired:
+            return None
+        return self._by_runtime(batch, tally) or self._by_reference(batch, tally)
+
+    # ONNX Runtime --------------------------------------------------------------------------------
+
+    def _by_runtime(self, batch: Batch, tally: Tally) -> Fault | None:
+        todo = [i for i in batch.fired if i.signature not in self._unrunnable]
+        while todo:
+            ran = self._together(batch, todo)
+            if ran is None:
+                return self._one_by_one(batch, todo, tally)
+            if not isinstance(ran, Instance):
+                return self._compared(batch, todo, *ran, "ONNX Runtime", tally)
+            todo.remove(ran)
+        return None
+
+    def _together(self, batch: Batch, todo: list[Instance]) -> tuple[list[Any], list[Any]] | Instance | None:
+        """Run both sides at once; return an instance that has no kernel, ``None`` when it is not clear which."""
+        feeds = {name: a for i in todo for name, a in i.feeds.items()}
+        outputs = [name for i in todo for name in i.names]
+        sides = []
+        for model in (batch.before, batch.after):
+            found = self.runtime.run(typed(_chosen(model, outputs), batch.all_types), feeds)
+            if isinstance(found, WorkerError):
+                guilty = next((i for i in todo if culprit(found).startswith(i.prefix)), None)
+                if guilty is not None and "NOT_IMPLEMENTED" in str(found.why) and model is batch.before:
+                    self._unrunnable[guilty.signature] = _reason(found)
+                    return guilty
+                return None
+            sides.append(found)
+        return sides[0], sides[1]
+
+    def _one_by_one(self, batch: Batch, todo: list[Instance], tally: Tally) -> Fault | None:
+        for instance in todo:
+            outputs = instance.names
+            before = self.runtime.run(part_of(batch.before, outputs), instance.feeds)
+            if isinstance(before, WorkerError):
+                self._note(instance, before, tally, always="NOT_IMPLEMENTED" in str(before.why))
+                continue
+            after = self._run_after(batch, outputs, instance)
+            if isinstance(after, WorkerError):
+                if "NOT_IMPLEMENTED" in str(after.why) and batch.rule.stage in ("canonical", "raise"):
+                    self._note(instance, after, tally, always=True)
+                    continue
+                if all(np.size(value) == 0 for value in before):
+                    self._note(instance, after, tally, always=False)
+                    continue
+                return Fault(instance, f"the rewritten graph does not run: {_reason(after)}", "ONNX Runtime")
+            fault = self._compared(batch, [instance], before, after, "ONNX Runtime", tally)
+            if fault is not None:
+                return fault
+        return None
+
+    def _run_after(self, batch: Batch, outputs: Sequence[str], instance: Instance) -> list[Any] | WorkerError:
+        """Run what a rule made; of raised operators that kernels refuse the definition counts, as for a target."""
+        model = part_of(batch.after, outputs)
+        found = self.runtime.run(model, instance.feeds)
+        if isinstance(found, WorkerError) and batch.rule.stage in ("canonical", "raise"):
+            return self.runtime.run_defined(typed(model, batch.all_types), instance.feeds) or found
+        return found
+
+    def _note(self, instance: Instance, error: WorkerError, tally: Tally, *, always: bool) -> None:
+        reason = _reason(error)
+        tally.unrunnable[reason] = tally.unrunnable.get(reason, 0) + 1
+        if always:
+            self._unrunnable[instance.signature] = reason
+
+    # The reference -------------------------------------------------------------------------------
+
+    def _by_reference(self, batch: Batch, tally: Tally) -> Fault | None:
+        """Check what the runtime does not run, and one instance of each batch besides."""
+        for k, instance in enumerate(batch.fired):
+            if k and instance.signature not in self._unrunnable:
+                continue
+            outputs = instance.names
+            before = evaluate_by_reference(part_of(batch.before, outputs), instance.feeds)
+            after = before if isinstance(before, str) else None
+            after = after or evaluate_by_reference(part_of(batch.after, outputs), instance.feeds)
+            if isinstance(before, str) or isinstance(after, str):
+                if instance.signature in self._unrunnable:
+                    reason = f"{self._unrunnable[instance.signature]}; {after}"
+                    tally.unrunnable[reason] = tally.unrunnable.get(reason, 0) + 1
+                continue
+            counted = tally if instance.signature in self._unrunnable else Tally(done=tally.done)
+            fault = self._compared(batch, [instance], before, after, "the reference evaluator", counted)
+            if fault is not None:
+                return fault
+        return None
+
+    # Comparison ----------------------------------------------------------------------------------
+
+    def _compared(
+        self, batch: Batch, todo: list[Instance], before: list[Any], after: list[Any], oracle: str, tally: Tally
+    ) -> Fault | None:
+        pairs = iter(zip(before, after, strict=True))
+        for instance in todo:
+            tally.checked += 1
+            tally.done.add(instance.data)
+            tolerance = tolerance_for(batch.rule, instance)
+            for place, (value, expected, found) in enumerate(_zip(instance, pairs)):
+                if np.size(expected) == 0 and np.size(found) == 0:
+                    continue
+                invalid = type_fault(instance.types[place], expected, dict(instance.numbers))
+                if invalid:  # such as an operand that broadcasts where the standard allows no broadcasting
+                    reason = f"the original contradicts itself: {invalid}"
+                    tally.unrunnable[reason] = tally.unrunnable.get(reason, 0) + 1
+                    continue
+                wrong = type_fault(batch.types[value], found, dict(instance.numbers))
+                if wrong:
+                    return Fault(instance, f"%{value}: {wrong}", oracle)
+                difference = compare(expected, found, tolerance=tolerance)
+                if difference is not None and not self._forgiven(batch, instance, difference, expected, place, oracle):
+                    return Fault(instance, f"%{value}: {difference}", oracle)
+        return None
+
+    def _forgiven(
+        self, batch: Batch, instance: Instance, found: Difference, expected: Any, place: int, oracle: str
+    ) -> bool:
+        model = part_of(batch.before, instance.names)
+
+        def run(feeds: Any) -> list[Any]:
+            made = self.runtime.run(model, feeds) if oracle == "ONNX Runtime" else evaluate_by_reference(model, feeds)
+            if isinstance(made, list):
+                return made
+            raise made if isinstance(made, WorkerError) else WorkerError(made, kind="run")
+
+        return bool(forgives(replace(found, minor=False), instance.feeds, expected, run, place))
+
+
+def _raising(rule: Rule, pattern: Pattern, parts: Sequence[bytes], error: RuleRaises) -> Fault:
+    """Return the instance on which a rule raises an exception, or leaves a broken graph."""
+    for data in parts:
+        _, instances, _ = assemble(rule, pattern, [data])
+        try:
+            run_batch(rule, pattern, [data])
+        except RuleRaises as own:
+            return Fault(instances[0], f"engine: {own}", "the engine")
+    raise error
+
+
+def _zip(instance: Instance, pairs: Iterator[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
+    for name in instance.names:
+        expected, found = next(pairs)
+        yield name, expected, found
+
+
+def _chosen(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
+    return model if len(outputs) == len(model.graph.output) else part_of(model, outputs)
+
+
+def _reason(error: WorkerError) -> str:
+    """Return what the runtime says, without the place in its own source."""
+    said = re.sub(r"\bi\d+_", "", str(error.why).replace("[ONNXRuntimeError] : ", ""))
+    return re.sub(r"/onnxruntime_src/\S*/([^/\s]+:\d+) .*(?= was false|\) )", r"\1 ", said)[:300]
+
+
+def _kind(what: str) -> str:
+    """Return what a failure is about, without names and numbers: shrinking keeps to one kind."""
+    return "".join(c for c in what.partition(" in ")[0].partition(": ")[2] if c.isalpha() or c == " ")[:24] if what else ""
+
+
+def tolerance_for(rule: Rule, instance: Instance) -> Tolerance:
+    """Return how far results may be apart: rounding, times what the number of elements explains, plus ``rtol``."""
+    unit = max((_UNITS.get(d, 0.0) for d in instance.dtypes), default=0.0)
+    sizes = [int(np.prod(instance_shape(instance, v))) for n in instance.nodes for v in n.outputs if not v.absent]
+    bound = unit * (8 + min(64, max(sizes, default=1)) / 2) + rule.rtol
+    names = ("float64", "float32", "float16", "bfloat16")
+    return Tolerance({name: Bound(bound, bound) for name in names})
+
+
+def instance_shape(instance: Instance, value: Any) -> tuple[int, ...]:
+    """Return the shape that a value of an instance has in its data; dims that are not known count as 1."""
+    found = (substitute(d, instance.numbers) for d in value.shape or ())
+    return tuple(d if isinstance(d, int) else 1 for d in found)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Repeat one instance: ``MODULE:RULE FORM BYTES``; say how it fails, or how it does not match."""
+    place, form, text = arguments
+    module, _, name = place.partition(":")
+    rule: Rule = getattr(importlib.import_module(module), name)()
+    pattern, data = rule.forms[int(form)], bytes.fromhex(text)
+    fault = Harness().fault(rule, pattern, [data], Tally())
+    print(describe(rule, pattern, fault) if fault is not None else near_miss(rule, pattern, data) or "it holds")
+    return fault is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
