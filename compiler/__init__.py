@@ -1,7 +1,8 @@
 """ampc: a compiler from ONNX to ONNX that verifies what it hands over.
 
-``compile_model`` compiles, ``check_models`` compares two models, ``analyze_model`` looks at one, ``load_session`` opens
-a bundle.  Errors derive from ``AmpcError``.  The names are imported when they are first used.
+``compile_model`` compiles, ``check_models`` compares two models, ``analyze_model`` looks at one, ``bench_models`` times
+some side by side, ``load_session`` opens a bundle.  Errors derive from ``AmpcError``.  The names are imported when they
+are first used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from compiler.analysis.report import Analysis
     from compiler.analyzing import analyze_model
     from compiler.api import check_models, compile_model, load_session
+    from compiler.benching import bench_models
+    from compiler.measure.instrument import Timing, Variant
     from compiler.result import Result
     from compiler.surgeon import from_surgeon, surgeon_pass, to_surgeon
 
@@ -24,7 +27,10 @@ __all__ = [
     "InputError",
     "ModelError",
     "Result",
+    "Timing",
+    "Variant",
     "analyze_model",
+    "bench_models",
     "check_models",
     "compile_model",
     "from_surgeon",
@@ -36,7 +42,10 @@ __all__ = [
 _HOMES = {
     "Analysis": "compiler.analysis.report",
     "Result": "compiler.result",
+    "Timing": "compiler.measure.instrument",
+    "Variant": "compiler.measure.instrument",
     "analyze_model": "compiler.analyzing",
+    "bench_models": "compiler.benching",
     "check_models": "compiler.api",
     "compile_model": "compiler.api",
     "from_surgeon": "compiler.surgeon",

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 GROUP = "ampc.commands"
 """The entry point group of further commands."""
 
-_OWN = {"tools.demo:command": "Compile, check and time two networks that come with ampc."}
+_OWN = {
+    "tools.bench:command": "Time models, bundles and settings side by side.",
+    "tools.demo:command": "Compile, check and time two networks that come with ampc.",
+}
 """What the commands that come with ampc do, said without importing them."""
 
 

@@ -1,23 +1,85 @@
-"""Targets and the runtime's limits as the compiler wants them: with its own errors."""
+"""Targets and the runtime's limits as the compiler wants them: with its own errors, and with what callers override."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from compiler.errors import InputError
+from compiler.errors import InputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from targets import Target
 
+_TOGGLES = {
+    "enable_cuda": ("CUDAExecutionProvider", "gpu_cuda"),
+    "enable_tensorrt": ("TensorrtExecutionProvider", "gpu_tensorrt"),
+    "enable_openvino": ("OpenVINOExecutionProvider", "cpu_openvino"),
+    "enable_coreml": ("CoreMLExecutionProvider", "gpu_mps"),
+    "enable_xnnpack": ("XnnpackExecutionProvider", "mobile_cpu"),
+    "enable_webgpu": ("WebGpuExecutionProvider", "mobile_gpu"),
+    "enable_qnn": ("QNNExecutionProvider", "npu"),
+}
+"""Keys that add an execution provider or take it away, and the target whose options it gets."""
 
-def load_target(name: str) -> Target:
-    """Load a target by name or path; raises ``InputError`` with file, key and the nearest valid name."""
+CONFIG_KEYS = ("cpu_threads", *_TOGGLES)
+"""What ``config`` may override of a target."""
+
+
+def load_target(name: str | Target) -> Target:
+    """Load a target by name or path; raises ``InputError`` with file, key and the nearest valid name.
+
+    A target that is loaded already is returned as it is.
+    """
     import targets
 
+    if isinstance(name, targets.Target):
+        return name
     try:
         return targets.load_target(name)
     except targets.TargetError as error:
         raise converted(error) from error
+
+
+def override(target: Target, config: Mapping[str, Any]) -> Target:
+    """Return a target with some of its settings replaced; see ``CONFIG_KEYS``.
+
+    ``cpu_threads`` is the number of threads of the CPU provider, 0 for one per core.  ``enable_cuda`` and its like put a
+    provider before those that are slower, or take it away; the CPU provider always stays.  Raises ``UnknownNameError``
+    for a key that does not exist, ``InputError`` for a value that it does not take.
+    """
+    for key, value in config.items():
+        if key not in CONFIG_KEYS:
+            raise UnknownNameError(f"there is no setting {key!r}", hint=nearest(str(key), list(CONFIG_KEYS)))
+        if key == "cpu_threads":
+            target = _with_threads(target, value)
+        else:
+            target = _with_provider(target, key, value)
+    return target
+
+
+def _with_threads(target: Target, count: Any) -> Target:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InputError("'cpu_threads' is not a number of threads", why=f"it is {count!r}", hint="0 is one per core")
+    session = target.runtime.session | {"intra_op_num_threads": count}
+    machine = dataclasses.replace(target.machine, cores=count or target.machine.cores)
+    return dataclasses.replace(target, machine=machine, runtime=dataclasses.replace(target.runtime, session=session))
+
+
+def _with_provider(target: Target, key: str, wanted: Any) -> Target:
+    from targets.names import PROVIDERS
+
+    if not isinstance(wanted, bool):
+        raise InputError(f"{key!r} is true or false", why=f"it is {wanted!r}")
+    provider, home = _TOGGLES[key]
+    found = dict(target.runtime.providers)
+    if wanted and provider not in found:
+        found[provider] = dict(load_target(home).runtime.providers)[provider]
+    elif not wanted:
+        found.pop(provider, None)
+    found.setdefault("CPUExecutionProvider", {})
+    providers = tuple(sorted(found.items(), key=lambda item: PROVIDERS.index(item[0])))
+    return dataclasses.replace(target, runtime=dataclasses.replace(target.runtime, providers=providers))
 
 
 def converted(error: ValueError) -> InputError:

@@ -1,4 +1,4 @@
-"""Write group norms with kernels that runtimes have.
+"""Write group and instance norms with kernels that runtimes have.
 
 ONNX Runtime has no kernel for ``GroupNormalization`` on processors and writes it out in some thirty nodes; here it is
 an instance norm of the groups.  Scale and bias per channel are then a ``BatchNormalization`` of mean 0 and variance 1,
@@ -34,7 +34,7 @@ class ExpandGroupNormalization(Rule):
         %y = BatchNormalization(%q, %w, %b, const %mean, const %variance){epsilon = 0.0}
     """
     types = {"T": frozenset({DType.F32, DType.F64})}
-    domain = {"x": "-1..1"}
+    domain = {"x": "permutation"}
     rtol = 1e-3
 
     def guard(self, m: Match) -> str | None:
@@ -66,7 +66,7 @@ class ExpandGroupNormalizationInHalf(Rule):
         %y = Add(%m, %b1)
     """
     types = {"T": frozenset({DType.F16, DType.BF16})}
-    domain = {"x": "-1..1"}
+    domain = {"x": "permutation"}
     rtol = 1e-3
 
     def guard(self, m: Match) -> str | None:
@@ -93,7 +93,7 @@ class ExpandPlainGroupNormalization(Rule):
         %y = Reshape(%i, %shape)
     """
     types = {"T": FLOATS}
-    domain = {"w": "ones", "b": "zeros", "x": "-1..1"}
+    domain = {"w": "ones", "b": "zeros", "x": "permutation"}
     rtol = 1e-3
 
     def guard(self, m: Match) -> str | None:
@@ -114,8 +114,40 @@ class ExpandGroupNormalizationOfChannels(Rule):
     before = "%y = GroupNormalization(%x: T[N,C,*S], %w: T[C], %b: T[C]){epsilon = $e, num_groups = C, stash_type = $t}"
     after = "%y = InstanceNormalization(%x, %w, %b){epsilon = $e}"
     types = {"T": FLOATS}
-    domain = {"x": "-1..1", "w": "positive"}
+    domain = {"x": "permutation", "w": "positive"}
     rtol = 1e-3
+
+
+class ExpandInstanceNormalization(Rule):
+    """An instance norm is what its definition says: mean and variance over all axes after the channels.
+
+    The standard has no such definition that a runtime could use, and kernels are there for few element types.
+    """
+
+    stage = "expand"
+    before = "%y = InstanceNormalization(%x: T[N,C,*S], %w: T[C], %b: T[C]){epsilon = $e}"
+    after = """
+        %m = ReduceMean(%x, const %axes){keepdims = 1}
+        %d = Sub(%x, %m)
+        %q = Mul(%d, %d)
+        %v = ReduceMean(%q, const %axes){keepdims = 1}
+        %p = Add(%v, const %epsilon)
+        %s = Sqrt(%p)
+        %n = Div(%d, %s)
+        %w1 = Reshape(%w, const %column)
+        %b1 = Reshape(%b, const %column)
+        %t = Mul(%n, %w1)
+        %y = Add(%t, %b1)
+    """
+    types = {"T": FLOATS}
+    domain = {"x": "permutation", "w": "positive"}
+    rtol = 1e-3
+
+    def constants(self, m: Match) -> dict[str, Any]:
+        """The axes, the epsilon as a number of the type, and the shape of one weight per channel."""
+        inner = len(m.run("S"))
+        epsilon = np.array(m.attr("e"), m.dtype("T").numpy)
+        return {"axes": np.arange(2, inner + 2), "epsilon": epsilon, "column": np.array([-1] + [1] * inner)}
 
 
 def _is_plain(m: Match) -> bool:

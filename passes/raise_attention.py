@@ -2,8 +2,8 @@
 
 The raised form has four dims: query ``[B,H,S,D]``, key ``[B,G,N,D]``, value ``[B,G,N,E]`` with ``G`` equal to ``H`` or
 one; ``scale`` is always written.  A mask is one that is added, of the query's element type, never a boolean one, and
-its last two dims are
-``S`` and ``N``: the operator pads a mask of fewer columns, and ONNX Runtime broadcasts neither.
+its
+last two dims are ``S`` and ``N``: the operator pads a mask of fewer columns, and ONNX Runtime broadcasts neither.
 
 Decisions:
 
@@ -14,7 +14,8 @@ Decisions:
   keys, see ``_keys_disagree``.
 * A factor of the scores becomes ``scale``, which ONNX Runtime wants to be positive.
 * One rule knows every order of the parts, since each part is one optional statement or one form; what exporters spell
-  in more ways than that is brought into these forms by ``normal_attention``.
+  in more ways than that is brought into these forms by ``normal_attention``,
+  ``normal_masks`` and ``normal_batches``.
 """
 
 from __future__ import annotations
@@ -25,9 +26,7 @@ import numpy as np
 
 from compiler.ir.dtype import DType
 from compiler.rewrite import FLOATS, Match, Rule
-
-_HIDDEN = -1e4
-"""The largest number that counts as hiding a score: its exponential vanishes beside any score above -9896."""
+from passes.attention_scores import HIDDEN
 
 
 def _forms(query: str, key: str, value: str, result: str, mask: str = "%m") -> tuple[str, ...]:
@@ -120,7 +119,7 @@ def _only_read_here(m: Match) -> str | None:
 
 
 class RaiseAttention(_Attention):
-    """Raise ``softmax(q kᵀ · scale + mask) v`` to ``Attention``, with its soft cap, its guard against NaN and its casts.
+    """Raise ``softmax(q kᵀ · scale + mask) v`` to ``Attention``, with its cap, its guard against NaN and its casts.
 
     The key arrives transposed; the ``Transpose`` made here cancels with the one that every exporter writes.
     Definition: ONNX operator ``Attention``, version 24.
@@ -301,7 +300,8 @@ class DropZerosOfMask(Rule):
 
     stage = "raise"
     before = (
-        "%z: T = ConstantOfShape(%n) {value = $number}\n %a: T[*A,S,N] = Add(%m: T[*M,S,N], %z)\n" + _attention(mask="%a"),
+        "%z: T = ConstantOfShape(%n) {value = $number}\n %a: T[*A,S,N] = Add(%m: T[*M,S,N], %z)\n"
+        + _attention(mask="%a"),
         "%a: T[*A,S,N] = Add(%m: T[*M,S,N], const %z)\n" + _attention(mask="%a"),
     )
     after = _attention(mask="%m")
@@ -333,5 +333,5 @@ class AbsorbCausalMask(Rule):
         """Refuse a mask that shows a later key or hides an earlier one."""
         mask = m.array("m")
         shown = np.tril(np.ones(mask.shape[-2:], bool))
-        wrong = int(np.sum(np.where(shown, mask != 0, ~(mask <= _HIDDEN))))
+        wrong = int(np.sum(np.where(shown, mask != 0, ~(mask <= HIDDEN))))
         return f"the mask is not causal in {wrong} of {mask.size} places" if wrong or not mask.size else None

@@ -300,10 +300,20 @@ class RaiseRotaryOfStack(_Rotation):
 # Columns that are not rotated ------------------------------------------------------------------
 
 
-class AbsorbUnrotatedColumns(Rule):
-    """Rotate the first columns where they lie, rather than cut them off and put them back."""
+class _UnrotatedColumns(Rule):
+    """What the rules below have in common: rotating no column is written as rotating all."""
 
     stage = "raise"
+    types = {"T": _ROTATED}
+
+    def guard(self, m: Match) -> str | None:
+        """Refuse when there is nothing to rotate."""
+        return "no column is rotated" if m.dim("R") == 0 else None
+
+
+class AbsorbUnrotatedColumns(_UnrotatedColumns):
+    """Rotate the first columns where they lie, rather than cut them off and put them back."""
+
     before = (
         """
         %a: T[B,N,S,R] = Slice(%x: T[B,N,S,H], [0], %_, [-1], [1])
@@ -318,13 +328,11 @@ class AbsorbUnrotatedColumns(Rule):
         """,
     )
     after = "%y = RotaryEmbedding(%x, %c, %s){interleaved = $pairs, rotary_embedding_dim = R}"
-    types = {"T": _ROTATED}
 
 
-class AbsorbUnrotatedColumnsBeforeHeads(Rule):
+class AbsorbUnrotatedColumnsBeforeHeads(_UnrotatedColumns):
     """Rotate the first columns where they lie, in a tensor whose positions stand before its heads."""
 
-    stage = "raise"
     before = (
         """
         %a: T[B,S,N,R] = Slice(%x: T[B,S,N,H], [0], %_, [-1], [1])
@@ -347,4 +355,3 @@ class AbsorbUnrotatedColumnsBeforeHeads(Rule):
         %r2 = RotaryEmbedding(%t2, %c, %s){interleaved = $pairs, rotary_embedding_dim = R}
         %y = Transpose(%r2){perm = [0,2,1,3]}
     """
-    types = {"T": _ROTATED}

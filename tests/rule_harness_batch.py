@@ -12,8 +12,9 @@ from typing import Any
 
 import onnx
 
-from compiler.backend.emit import Limits, to_proto, write_type
-from compiler.errors import UnsupportedError
+from compiler.backend.emit import Limits, to_proto
+from compiler.errors import CompilerError, UnsupportedError
+from compiler.frontend.bodies import FunctionBodies
 from compiler.ir import edit
 from compiler.ir.dims import Dim, substitute
 from compiler.ir.graph import Model, Value
@@ -24,6 +25,7 @@ from compiler.rewrite import Context, Rule
 from compiler.rewrite.engine import Engine
 from compiler.rewrite.legal import Legality
 from compiler.rewrite.pattern import Pattern
+from passes.expand import Expand
 from targets import load_target
 from tests.rule_harness_instance import Instance, draw_instance
 
@@ -32,6 +34,10 @@ LIMITS = Limits(max_opset=26, max_ir=13)
 
 OPSET = 18
 """Opset of the models: nodes that need a newer one raise it, as in a user's model."""
+
+
+RAISED = ("canonical", "raise")
+"""Stages whose rules make operators of the standard whether the target runs these or not."""
 
 
 class RuleRaises(Exception):
@@ -48,14 +54,15 @@ class Batch:
     """Why bytes gave no instance."""
     before: onnx.ModelProto
     after: onnx.ModelProto
+    """What the rule made."""
+    runnable: onnx.ModelProto
+    """The same, with raised operators taken apart that have no kernel."""
     fired: list[Instance]
     """Instances that the rule rewrote."""
     refusals: dict[str, int]
     """Why the rule refused, and how often."""
     types: dict[str, Any]
     """Output → its type after the rewrite."""
-    all_types: dict[str, Any]
-    """Value, before or after → its type."""
     complaint: str = ""
     """What the engine had to say of the rule as a whole, such as that it rewrites what it made again and again."""
 
@@ -78,7 +85,7 @@ def assemble(rule: Rule, pattern: Pattern, data: Sequence[bytes]) -> tuple[Model
 
 def apply(rule: Rule, model: Model, *, trace: Any = None) -> Context:
     """Apply a rule wherever it fits and is legal on the CPU, and check the graph."""
-    ctx = Context(target=cpu(), legality=Legality.of(cpu(), opset=OPSET))
+    ctx = Context(target=cpu(), legality=legality())
     try:
         changed = Engine([rule], ctx, trace=trace).run(model.graph)
         infer(model.graph)
@@ -93,12 +100,12 @@ def run_batch(rule: Rule, pattern: Pattern, data: Sequence[bytes]) -> Batch:
     """Draw instances, and apply the rule to all of them."""
     try:
         model, instances, undrawable = assemble(rule, pattern, data)
-        before, known = to_proto(model, limits=LIMITS), _types(model)
+        before = to_proto(model, limits=LIMITS)
     except UnsupportedError as error:  # types that the standard allows in versions that no kernel has
         sayable = [part for part in data if can_be_said(rule, pattern, part)]
         model, instances, undrawable = assemble(rule, pattern, sayable)
         undrawable += [str(error)] * (len(data) - len(sayable))
-        before, known = to_proto(model, limits=LIMITS), _types(model)
+        before = to_proto(model, limits=LIMITS)
     ctx = apply(rule, model)
     try:
         after = to_proto(model, limits=LIMITS) if ctx.rewrites else before
@@ -108,8 +115,19 @@ def run_batch(rule: Rule, pattern: Pattern, data: Sequence[bytes]) -> Batch:
     stats = ctx.rules.get(rule.name)
     refusals = dict(stats.refusals) if stats is not None else {}
     types = {v.name: v.type for v in model.graph.outputs}
-    known.update(_types(model))
-    return Batch(rule, instances, undrawable, before, after, fired, refusals, types, known, "; ".join(ctx.refusals))
+    complaint = "; ".join(ctx.refusals)
+    runnable = _runnable(rule, model) if fired and rule.stage in RAISED else after
+    return Batch(rule, instances, undrawable, before, after, runnable, fired, refusals, types, complaint)
+
+
+def _runnable(rule: Rule, model: Model) -> onnx.ModelProto:
+    """Return the model with the standard's definition of what the CPU has no kernel for, as a target would get it."""
+    ctx = Context(target=cpu(), legality=legality())
+    try:
+        Expand().run(model.graph, ctx)
+        return to_proto(model, limits=LIMITS)
+    except CompilerError as error:
+        raise RuleRaises(f"the definition of what {rule.name} makes: {error}") from error
 
 
 def can_be_said(rule: Rule, pattern: Pattern, data: bytes) -> bool:
@@ -121,28 +139,16 @@ def can_be_said(rule: Rule, pattern: Pattern, data: bytes) -> bool:
     return True
 
 
-def _types(model: Model) -> dict[str, Any]:
-    made = {out.name: out.type for node in model.graph.nodes() for out in node.outputs if not out.absent}
-    return made | {value.name: value.type for value in model.graph.constants}
-
-
-def typed(proto: onnx.ModelProto, types: dict[str, Any]) -> onnx.ModelProto:
-    """Return a model that tells the types of inner values, which is needed to put definitions in."""
-    found = onnx.ModelProto()
-    found.CopyFrom(proto)
-    names = [name for node in found.graph.node for name in node.output] + [t.name for t in found.graph.initializer]
-    outputs = {o.name for o in found.graph.output}
-    for name in names:
-        if name in types and name not in outputs:
-            entry = found.graph.value_info.add(name=name)
-            write_type(types[name], entry.type)
-    return found
-
-
 @functools.cache
 def cpu() -> Any:
     """Return the target that the oracle is."""
     return load_target("cpu")
+
+
+@functools.cache
+def legality() -> Legality:
+    """Return what it runs; all models of the harness are of one opset."""
+    return Legality.of(cpu(), opset=OPSET, bodies=FunctionBodies())
 
 
 def _attach(instance: Instance, model: Model) -> None:

@@ -8,7 +8,7 @@ goes on, so that a rule with many variables is still drawn at random.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -62,34 +62,24 @@ def derived(data: bytes, number: int) -> bytes:
 
 def smaller(data: bytes, fails: Callable[[bytes], bool]) -> bytes:
     """Return simpler bytes for which ``fails`` still holds: as many zeros as can be had, the rest small."""
-    for wanted in (_zero_tail, _zero, _halve, _decrement):
-        for candidate in wanted(len(data)):
-            changed = candidate(data)
-            if changed != data and fails(changed):
-                data = changed
+    for keep in range(0, len(data), 8):
+        cut = data[:keep] + bytes(len(data) - keep)
+        if fails(cut):
+            data = cut
+            break
+    for at in range(len(data)):
+        data = _least_byte(data, at, fails)
     return data
 
 
-Change = Callable[[bytes], bytes]
-
-
-def _zero_tail(length: int) -> Iterator[Change]:
-    for keep in (0, 8, 16, 24, 32, 40, 48):
-        yield lambda data, keep=keep: data[:keep] + bytes(length - keep)  # type: ignore[misc]  # default binds
-
-
-def _each(length: int, change: Callable[[int], int]) -> Iterator[Change]:
-    for at in range(length):
-        yield lambda data, at=at: data[:at] + bytes([change(data[at])]) + data[at + 1 :]  # type: ignore[misc]
-
-
-def _zero(length: int) -> Iterator[Change]:
-    return _each(length, lambda byte: 0)
-
-
-def _halve(length: int) -> Iterator[Change]:
-    return _each(length, lambda byte: byte // 2)
-
-
-def _decrement(length: int) -> Iterator[Change]:
-    return _each(length, lambda byte: max(0, byte - 1))
+def _least_byte(data: bytes, at: int, fails: Callable[[bytes], bool]) -> bytes:
+    """Return the bytes with one of them as small as bisection finds."""
+    low = 0
+    while low < data[at]:
+        middle = (low + data[at]) // 2 if low else 0
+        changed = data[:at] + bytes([middle]) + data[at + 1 :]
+        if fails(changed):
+            data = changed
+        else:
+            low = middle + 1
+    return data

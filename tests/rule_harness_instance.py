@@ -67,6 +67,8 @@ class Instance:
     """The names of the outputs; a rewrite hands them on to other values."""
     types: tuple[Type, ...]
     """The types of the outputs."""
+    replaced: int
+    """How many of the outputs, from the first on, the rule replaces."""
     feeds: Mapping[str, Array]
     numbers: Mapping[str, Dim]
     """Symbols → what they are in the data."""
@@ -124,7 +126,7 @@ def _finished(draft: Draft, made: Sequence[Node], data: bytes) -> Instance:
     kept = [v for v in outputs if v is not None]
     return Instance(
         data, draft.prefix, draft.nodes, draft.inputs, draft.constants, kept, tuple(v.name for v in kept),
-        tuple(v.type for v in kept), draft.feeds, draft.numbers, made[-1], tuple(v.dtype for v in values), spoiled, tuple(signature),
+        tuple(v.type for v in kept), len(kept) - spoiled, draft.feeds, draft.numbers, made[-1], tuple(v.dtype for v in values), spoiled, tuple(signature),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compiler.ir": ("compiler.errors",),
     "compiler.analysis": (*KNOWLEDGE, "compiler.cost"),
     "compiler.cost": KNOWLEDGE,
-    "compiler.measure": KNOWLEDGE,
+    "compiler.measure": (*KNOWLEDGE, "compiler.backend"),  # it opens what was compiled, as it is deployed
     "compiler.rewrite": (*KNOWLEDGE, "compiler.analysis", "compiler.cost"),
     "compiler.frontend": KNOWLEDGE,
     "compiler.backend": KNOWLEDGE,
@@ -47,7 +47,7 @@ imports the package ``passes`` to look through it, and no pass by name; ``tools`
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnx": ("compiler.frontend", "compiler.backend", "compiler.ir.schema", "compiler.verify", "tools"),
-    "onnxruntime": ("compiler.verify.worker", "compiler.measure.profiles_child", "compiler.backend.session", "targets.kernels", "tools"),
+    "onnxruntime": ("compiler.verify.worker", "compiler.measure.profiles_child", "compiler.measure.timed_child", "compiler.backend.session", "targets.kernels", "tools"),
     "onnx_graphsurgeon": ("compiler.frontend.surgeon", "compiler.backend.surgeon", "compiler.surgeon", "tools"),
     "networkx": ("compiler.analysis", "compiler.cost", "compiler.rewrite", "passes"),
     "click": ("compiler.cli", "tools"),

@@ -1,4 +1,4 @@
-"""Laws of the demonstration networks, of the timing, and of ``ampc demo``."""
+"""Laws of the demonstration networks, and of ``ampc demo``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 import compiler
+from compiler import Timing, Variant
+from compiler.errors import WorkerError
+from compiler.measure.instrument import Conditions
+from compiler.measure.intervals import Interval
 from tools import demo
-from tools.measure import Conditions, Interval, MeasureError, Timing, Variant, interval, measure, verdict
 from tools.models import resnet50, whisper_tiny_encoder
 
 Builder = Callable[..., onnx.ModelProto]
@@ -113,88 +114,12 @@ def test_impossible_sizes_are_refused() -> None:
         whisper_tiny_encoder(frames=31)
 
 
-@given(st.lists(st.floats(0.1, 10), min_size=6, max_size=60))
-def test_intervals_cover_what_they_claim(values: list[float]) -> None:
-    """The interval is the narrowest pair of order statistics of enough coverage, which it states."""
-    found = interval(values)
-    ordered, count = sorted(values), len(values)
-
-    def coverage(depth: int) -> float:
-        return 1 - 2 * sum(math.comb(count, k) for k in range(depth)) / 2**count
-
-    depths = [k for k in range(1, count // 2 + 1) if coverage(k) >= 0.95]
-    assert (found.low, found.high) == (ordered[depths[-1] - 1], ordered[-depths[-1]])
-    assert found.coverage == pytest.approx(coverage(depths[-1]))
-    assert found.low <= found.value <= found.high
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [
-        (1.03, 1.40, "faster"),
-        (0.70, 0.95, "slower"),
-        (0.99, 1.01, "same"),
-        (1.005, 1.03, "same"),
-        (0.90, 1.20, "cannot tell"),
-        (1.01, 1.30, "cannot tell"),
-    ],
-)
-def test_a_verdict_needs_the_whole_interval(low: float, high: float, word: str) -> None:
-    """A variant is faster or slower only where the whole interval says so beyond the resolution."""
-    assert verdict(Interval((low + high) / 2, low, high, 0.95)) == word
-
-
-def saved(model: onnx.ModelProto, folder: Path) -> tuple[str, dict[str, Any]]:
-    """Save a model, and return its path and feeds for it."""
-    path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    return str(path), demo.sample(model)
-
-
-def test_variants_are_timed_in_children_and_compared_with_the_first(tmp_path: Path) -> None:
-    """Every variant comes back with its runs, in order, and the first is its own reference at exactly 1."""
-    path, feeds = saved(small_resnet(), tmp_path)
-    settings = {
-        "providers": [["CPUExecutionProvider", {}]],
-        "session_options": {"graph_optimization_level": "ORT_DISABLE_ALL", "intra_op_num_threads": 1},
-        "config_entries": {"session.set_denormal_as_zero": "1"},
-    }
-    variants = {"as it is": Variant(path), "plain": Variant(path, settings)}
-    found = measure(variants, feeds=feeds, repeats=6, threads=1, burst_s=0.001)
-    assert list(found) == ["as it is", "plain"]
-    assert found["as it is"].ratio.low == found["as it is"].ratio.high == 1
-    assert [timing.verdict == "reference" for timing in found.values()] == [True, False]
-    assert all(timing.runs >= 6 and timing.median_ms.value > 0 for timing in found.values())
-    assert json.loads(json.dumps(found["plain"].to_json()))["conditions"]["threads"] == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"variants": {}}, "nothing"),
-        ({"repeats": 5}, "at least 6"),
-        ({"variants": {"lost": Variant("/nowhere.onnx")}}, "lost: .*nowhere"),
-        ({"variants": {"odd": Variant("", {"providers": ["NoSuch"]})}}, "odd: .*NoSuch"),
-        ({"timeout_s": 0.001}, "limit 0.001 s"),
-    ],
-)
-def test_what_cannot_be_measured_is_an_error_with_a_name(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    """A variant that does not load, dies or hangs ends in a ``MeasureError`` that says which and why."""
-    path, feeds = saved(small_resnet(), tmp_path)
-    arguments = {"variants": {"one": Variant(path)}, "repeats": 6, "burst_s": 0.001, **change}
-    given_paths = {name: Variant(v.path or path, v.settings) for name, v in arguments["variants"].items()}
-    with pytest.raises(MeasureError, match=message):
-        measure(feeds=feeds, **{**arguments, "variants": given_paths})
-
-
 def timing(*, low: float, high: float, word: str) -> Timing:
     """Make up a timing."""
     middle = Interval((low + high) / 2, low, high, 0.98)
-    conditions = Conditions(processors=2, threads=2, load_average=0.5, foreign=0.4, spread=0.01)
+    conditions = Conditions(processors=2, threads=2, clock="wall", load_average=0.5, foreign=0.4, spread=0.01)
     return Timing(
-        0.1, Interval(227.1, 220.5, 1231.2, 0.98), 240.0, 1250.0, 40, 310.0, middle, word, conditions
+        0.1, Interval(227.1, 220.5, 1231.2, 0.98), 228.0, 240.0, 1250.0, 40, 310.0, middle, word, conditions
     )
 
 
@@ -233,7 +158,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         }
 
     monkeypatch.setattr(compiler, "compile_model", compile_model, raising=False)
-    monkeypatch.setattr(demo, "measure", clock)
+    monkeypatch.setattr(demo, "bench_models", clock)
     return report
 
 
@@ -277,10 +202,10 @@ def test_a_bundle_for_another_machine_is_reported_and_not_timed(
     """A bundle that cannot run here is compiled and checked as usual, and the report says why."""
 
     def refuse(*_: object, **__: object) -> dict[str, Timing]:
-        raise MeasureError("bundle: no such provider")
+        raise WorkerError("a model cannot be timed", kind="load", where="bundle", why="no such provider")
 
-    monkeypatch.setattr(demo, "measure", refuse)
-    assert "not on this machine: bundle: no such provider" in shown(model="resnet")
+    monkeypatch.setattr(demo, "bench_models", refuse)
+    assert "not on this machine: no such provider" in shown(model="resnet")
 
 
 def test_the_exit_code_is_the_compilers(

@@ -17,7 +17,9 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tools.measure import MeasureError, Timing, Variant, measure
+from compiler import Timing, Variant, bench_models
+from compiler.errors import WorkerError
+from tools.timing_tables import conditions, count, narrow_console, plain_table, timing_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     Array: TypeAlias = npt.NDArray[np.float32]
-
-WIDTH = 80
-"""Columns of the report."""
 
 BEFORE, AFTER = "original", "bundle"
 """The names of the two variants that are timed."""
@@ -127,7 +126,7 @@ def run_demo(
     80 columns, or as one JSON document.  Raises ``ValueError`` for an unknown model, and whatever
     ``compile_model`` raises.
     """
-    console = _console() if console is None else console
+    console = narrow_console() if console is None else console
     networks = _networks()
     if model not in (*networks, "both"):
         raise ValueError(f"unknown model {model!r}: choose from {', '.join(networks)}, both")
@@ -201,13 +200,6 @@ def _networks() -> dict[str, Network]:
     }
 
 
-def _console() -> Console:
-    """Return a console on standard output that is no wider than the report."""
-    from rich.console import Console
-
-    return Console(width=min(WIDTH, Console().width))
-
-
 @contextmanager
 def _folder(output: Path | None) -> Iterator[Path]:
     """Yield ``output``, made if need be, or a temporary folder."""
@@ -235,8 +227,8 @@ def _run(
     with _doing(status, f"timing {network.title}"):
         try:
             timings = _time(path, bundle, sample(model), small=small)
-        except MeasureError as error:  # a bundle for another machine need not run on this one
-            not_timed = str(error)
+        except WorkerError as error:  # a bundle for another machine need not run on this one
+            not_timed = error.why or str(error)
     opset = model.opset_import[0].version
     return NetworkResult(name, network.title, path, bundle, target, opset, result.report, timings, not_timed)
 
@@ -255,9 +247,7 @@ def _time(model: Path, bundle: Path, feeds: Mapping[str, Array], *, small: bool)
     """Time the model under all of the runtime's own optimizations, its default, against the bundle."""
     default = {"session_options": {"graph_optimization_level": "ORT_ENABLE_ALL"}}
     variants = {BEFORE: Variant(str(model), default), AFTER: Variant(str(bundle))}
-    if small:
-        return measure(variants, feeds=feeds, repeats=8, burst_s=0.05)
-    return measure(variants, feeds=feeds, repeats=20, burst_s=0.25)
+    return bench_models(variants, inputs=feeds, seconds=2.0 if small else 10.0)
 
 
 def _show(result: NetworkResult, console: Console, *, kept: bool) -> None:
@@ -269,7 +259,7 @@ def _show(result: NetworkResult, console: Console, *, kept: bool) -> None:
             seconds = result.report.get("seconds", {}).get("pass", {})
             console.print(_pass_table(result.report["passes"], seconds))
     if result.timings:
-        console.print(_timing_table(result.timings))
+        console.print(timing_table(result.timings))
         for text in outcome(result.timings[AFTER]):
             _line(console, "", text)
     if kept:
@@ -317,15 +307,15 @@ def checked(verification: Mapping[str, Any]) -> str:
     largest = [max((float(o[key]) for o in outputs), default=None) for key in ("max_abs", "max_rel")]
     rewrites = verification.get("regions", {}).get("checked", 0)
     return (
-        f"{status}: {_count(len(probes), 'comparison')} at {_count(bindings, 'shape binding')}, "
-        f"{_count(rewrites, 'rewrite')} one by one; largest difference {_number(largest[0], '.2g')} absolute, "
+        f"{status}: {count(len(probes), 'comparison')} at {count(bindings, 'shape binding')}, "
+        f"{count(rewrites, 'rewrite')} one by one; largest difference {_number(largest[0], '.2g')} absolute, "
         f"{_number(largest[1], '.2g')} relative"
     )
 
 
 def outcome(after: Timing) -> Iterator[str]:
     """Say in words what the timings amount to, and how far to trust them."""
-    ratio, machine = after.ratio, after.conditions
+    ratio = after.ratio
     words = {
         "faster": "the bundle is faster",
         "slower": "the bundle is SLOWER",
@@ -334,50 +324,22 @@ def outcome(after: Timing) -> Iterator[str]:
     }
     bounds = f"{ratio.low:.2f} to {ratio.high:.2f} with {100 * ratio.coverage:.0f} %"
     yield f"{ratio.value:.2f} times as fast ({bounds}): {words.get(after.verdict, after.verdict)}"
-    yield (
-        f"{_count(machine.threads, 'thread')} on {_count(machine.processors, 'processor')}; "
-        f"{100 * machine.foreign:.0f} % of their time went to others, "
-        f"bursts spread by {100 * machine.spread:.0f} %"
-    )
-    if machine.busy:
-        yield "the machine was busy or restless: run this again before you believe a small difference"
+    yield from conditions(after)
 
 
 def _pass_table(runs: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> Table:
     """Tabulate the passes that changed something, each with all of its runs, and count the others."""
-    table = _table("pass", "rewrites", "ms")
+    table = plain_table("pass", "rewrites", "ms")
     rewrites = {run["name"]: 0 for run in runs}
     for run in runs:
         rewrites[run["name"]] += run["rewrites"] if run["changed"] else 0
-    for name, count in rewrites.items():
-        if count:
-            table.add_row(name, str(count), f"{1e3 * seconds.get(name, 0.0):.0f}")
-    idle = [name for name, count in rewrites.items() if not count]
+    for name, times in rewrites.items():
+        if times:
+            table.add_row(name, str(times), f"{1e3 * seconds.get(name, 0.0):.0f}")
+    idle = [name for name, times in rewrites.items() if not times]
     if idle:
         spent = 1e3 * sum(seconds.get(name, 0.0) for name in idle)
-        table.add_row(f"{_count(len(idle), 'other')} without a change", "", f"{spent:.0f}")
-    return table
-
-
-def _timing_table(timings: Mapping[str, Timing]) -> Table:
-    """Tabulate the variants' times."""
-    table = _table("", "median ms", "95 % interval", "p90", "p99", "load s", "peak MB")
-    for name, timing in timings.items():
-        median = timing.median_ms
-        times = [f"{median.value:.2f}", f"{median.low:.2f} to {median.high:.2f}"]
-        times += [f"{value:.2f}" for value in (timing.p90_ms, timing.p99_ms, timing.load_s)]
-        table.add_row(name, *times, f"{timing.peak_mb:.0f}")
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    """Return an indented table without lines, numbers to the right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(first, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left")
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_row(f"{count(len(idle), 'other')} without a change", "", f"{spent:.0f}")
     return table
 
 
@@ -389,8 +351,3 @@ def _megabytes(count: float | None) -> str:
 def _number(value: float | None, form: str) -> str:
     """Render a number that a report may lack."""
     return "?" if value is None else format(value, form)
-
-
-def _count(number: int, what: str) -> str:
-    """Render a number of things."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

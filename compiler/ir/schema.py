@@ -231,6 +231,15 @@ def attribute(node: Node, name: str) -> Any:
     return None if spec is None else spec.default
 
 
+def definition_of_all(found: Schema) -> tuple[int, tuple[str, ...]]:
+    """Return the opset and the operators of a definition that is one for all nodes; ``(0, ())`` where it is not."""
+    if not found.source.has_function:
+        return 0, ()
+    body = found.source.function_body
+    opset = next((int(o.version) for o in body.opset_import if not o.domain), found.since_version)
+    return opset, tuple(n.op_type for n in body.node if not n.domain)
+
+
 def since_version(node: Node) -> int:
     """Return the version in which the node's definition appeared, 0 for operators beyond the standard."""
     definition = node_schema(node)

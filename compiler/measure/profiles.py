@@ -57,7 +57,7 @@ class Profiler:
     def profile(
         self,
         model: Path,
-        feeds: Path,
+        feeds: Path | Mapping[str, tuple[str, Sequence[int], int]],
         *,
         seconds: float,
         level: str = "ORT_ENABLE_ALL",
@@ -66,14 +66,16 @@ class Profiler:
         wall: bool = True,
         nodes: bool = True,
     ) -> Profile:
-        """Run a model file on feeds (an ``.npz`` file) for about ``seconds``, once for the wall time, once for nodes.
+        """Run a model file for about ``seconds``, once for the time of the whole, once for those of nodes.
 
+        ``feeds`` is an ``.npz`` file, or says what to draw: name → numpy's element type, shape, bound of integers.
         ``level`` is the runtime's optimization level; ``optimized`` the file that its optimized graph is written to;
         ``dims`` sizes of symbolic dims that the runtime shall take for given.  Raises ``WorkerError``.
         """
         request = {
             "model": str(model),
-            "feeds": str(feeds),
+            "feeds": str(feeds) if isinstance(feeds, Path) else "",
+            "drawn": {} if isinstance(feeds, Path) else dict(feeds),
             "seconds": seconds,
             "level": level,
             "optimized": str(optimized or ""),

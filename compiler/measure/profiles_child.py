@@ -5,9 +5,10 @@ is timed.  A request names a model file, its feeds, the threads and the processo
 each node's kernel as the runtime's own profiler saw it, and the time of a whole run without the profiler.
 
 The profiler counts whole microseconds and drops what is below; half a microsecond is added to make up for it.  A node
-that was interrupted by other work shows as an outlier, so the time of a node is the mean of the fastest quarter of its runs.
-The time of a whole run with one thread is that thread's processor time, in which waiting for others does not count; where
-even the fastest runs of the nodes add up to more, they were interrupted all the same, and are scaled down to it.
+that was interrupted by other work shows as an outlier, so the slowest tenth of its runs does not count.  The rest is
+averaged: on a shared machine speed comes and goes, and a median or a minimum would flatter what is short.  The time of a
+whole run with one thread is that thread's processor time, in which waiting for others does not count; where the times
+of the nodes add up to more, they were interrupted all the same, and are scaled down to it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _MANY = 4000
 
 _FEW = 12
 """Runs of one session at least."""
+
+_UNTIMED = 2
+"""Runs before those that count."""
 
 _SLOWEST = 1.0
 """Seconds of a run from which fewer runs must do."""
@@ -58,23 +62,43 @@ def serve(requests: Iterable[str], answers: TextIO) -> None:
 
 def profile(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run one model until its time is up and return what each of its nodes took."""
-    import numpy as np
-
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, request["processors"])
-    with np.load(request["feeds"], allow_pickle=False) as arrays:
-        feeds = {name: arrays[name] for name in arrays.files}
+    feeds = _feeds(request)
     if request.get("optimized"):
         _session(request, optimized=request["optimized"])
-    answer: dict[str, Any] = {}
-    if request.get("wall", True):
-        answer = _wall(request, feeds)
-    if request.get("nodes", True):
-        answer |= _nodes(request, feeds)
-    whole, parts = answer.get("wall_us", 0.0), sum(us for _, _, us in answer.get("nodes", ()))
-    if request["threads"] == 1 and 0 < whole < parts:
-        answer["nodes"] = [[name, op, us * whole / parts] for name, op, us in answer["nodes"]]
+    answer = _wall(request, feeds) if request["wall"] else {}
+    if request["nodes"]:
+        answer = _nodes(request, feeds) | answer
+        whole, parts = answer["wall_us"], sum(us for _, _, us in answer["nodes"])
+        if request["threads"] == 1 and 0 < whole < parts:
+            answer["nodes"] = [[name, op, us * whole / parts] for name, op, us in answer["nodes"]]
     return answer
+
+
+def _feeds(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the feeds from a file, or draw them: name → element type, shape, and the bound of integers."""
+    import numpy as np
+
+    if request["feeds"]:
+        with np.load(request["feeds"], allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    draw = np.random.default_rng(0)
+    feeds = {}
+    for name, (kind, shape, below) in request["drawn"].items():
+        dtype = np.dtype(kind)
+        if dtype.kind == "f":
+            feeds[name] = draw.uniform(0.1, 1.0, shape).astype(dtype)
+        else:
+            feeds[name] = draw.integers(0, below, shape).astype(dtype) if dtype.kind != "b" else _mask(shape)
+    return feeds
+
+
+def _mask(shape: Any) -> Any:
+    """Return a mask in long runs, as masks are; one drawn at random would defeat every branch predictor."""
+    import numpy as np
+
+    return np.arange(np.prod(shape, dtype=int)).reshape(shape) % 64 < 48
 
 
 def _session(request: Mapping[str, Any], *, optimized: str = "", profile_to: str = "") -> Any:
@@ -109,20 +133,23 @@ def _runner(session: Any, feeds: Mapping[str, Any]) -> Callable[[], Any]:
 
 def _wall(request: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
     run = _runner(_session(request), feeds)
-    clock = time.thread_time if request["threads"] == 1 else time.perf_counter
-    seconds = _repeat(run, request["seconds"], clock)
+    seconds = _repeat(run, request["seconds"], _clock(request))
     return {"wall_us": _typical([s * 1e6 for s in seconds]), "runs": len(seconds)}
+
+
+def _clock(request: Mapping[str, Any]) -> Callable[[], float]:
+    return time.thread_time if request["threads"] == 1 else time.perf_counter
 
 
 def _repeat(
     run: Callable[[], Any], budget: float, clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Run for about ``budget`` seconds after two untimed runs, and return the seconds of each run."""
-    run()
-    run()
+    """Run for about ``budget`` seconds after a few untimed runs, and return the seconds of each run."""
+    for _ in range(_UNTIMED):
+        run()
     seconds: list[float] = []
     end = time.perf_counter() + budget
-    while len(seconds) < 3 or time.perf_counter() < end or (len(seconds) < _FEW and min(seconds) < _SLOWEST):
+    while time.perf_counter() < end or len(seconds) < (_FEW if min(seconds, default=0) < _SLOWEST else 3):
         if len(seconds) == _MANY:
             break
         start = clock()
@@ -134,7 +161,7 @@ def _repeat(
 def _nodes(request: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ampc-profile-") as folder:
         session = _session(request, profile_to=str(Path(folder, "p")))
-        runs = len(_repeat(_runner(session, feeds), request["seconds"]))
+        seconds = _repeat(_runner(session, feeds), request["seconds"], _clock(request))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     found: dict[str, list[float]] = {}
     ops: dict[str, str] = {}
@@ -143,15 +170,18 @@ def _nodes(request: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, An
             name = event["name"].removesuffix("_kernel_time")
             found.setdefault(name, []).append(event["dur"] + _TRUNCATED)
             ops[name] = event["args"]["op_name"]
+    times = len(seconds) + _UNTIMED
     # a name that several nodes share counts for all of them together
-    nodes = [[name, ops[name], _typical(us[2:]) * max(1, round(len(us) / (runs + 2)))] for name, us in found.items()]
-    return {"nodes": nodes, "profiled_runs": runs}
+    nodes = [
+        [name, ops[name], _typical(us[_UNTIMED:]) * max(1, round(len(us) / times))] for name, us in found.items()
+    ]
+    return {"nodes": nodes, "wall_us": _typical([s * 1e6 for s in seconds])}
 
 
 def _typical(us: list[float]) -> float:
-    """Return what a run takes that nothing interrupts."""
-    fastest = sorted(us)[: max(1, len(us) // 4)]
-    return statistics.fmean(fastest)
+    """Return the mean without the slowest tenth: what a run takes that nothing interrupts."""
+    kept = sorted(us)[: max(1, len(us) * 9 // 10)]
+    return statistics.fmean(kept)
 
 
 if __name__ == "__main__":

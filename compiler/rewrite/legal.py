@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from compiler.ir.dtype import DType
 from compiler.ir.forms import Types, changed_meaning, fits, history, keeps_form, parts, standard
 from compiler.ir.graph import Graph, Node, Value
-from compiler.ir.schema import Schema, is_known, node_schema
+from compiler.ir.schema import Schema, definition_of_all, is_known, node_schema
 from compiler.rewrite import restrictions_attention, restrictions_fused
 from compiler.rewrite.restrictions import CPU, EVERY, violation
 from targets.errors import TargetError
@@ -197,7 +197,7 @@ class Legality:
             return body if proven else ""  # the runtime will know types that are not known here
         key = body.graph, answer.opset
         if key not in self._definitions:
-            self._definitions[key] = _why_not_replaced(node, body, answer.opset) or self._at(answer.opset).runs(body)
+            self._definitions[key] = _why_not_replaced(node.op, answer.opset) or self._at(answer.opset).runs(body)
         return self._definitions[key]
 
     def runs(self, body: Model) -> str:
@@ -214,19 +214,18 @@ class Legality:
         return self._others[opset]
 
 
-def _why_not_replaced(node: Node, body: Model, opset: int) -> str:
-    """Return why ONNX Runtime does not replace a node by its definition in a model of some opset.
+def _why_not_replaced(op: str, opset: int) -> str:
+    """Return why ONNX Runtime does not replace an operator by its definition in a model of some opset.
 
-    A definition that is written once for all must mean there what it meant when it was written: one that uses
-    ``CastLike`` of opset 24 is not used in a model of opset 25, where ``CastLike`` is another version.
+    A definition that is one for all nodes must mean there what it meant when it was written: one that uses ``CastLike``
+    of opset 24 is not used in a model of opset 25, where ``CastLike`` is another version.
     """
-    definition, written = node_schema(node), body.opsets.get("", 0)
-    if definition is None or not definition.source.has_function:
-        return ""  # those that depend on the node are made for the opset that is asked for
-    for n in body.graph.nodes():
-        then, now = standard(n.op, written), standard(n.op, opset)
+    definition = standard(op, opset)
+    written, operators_used = (0, ()) if definition is None else definition_of_all(definition)
+    for name in operators_used:
+        then, now = standard(name, written), standard(name, opset)
         if then is None or now is None or then.since_version != now.since_version:
-            return f"it was written for {n.op} of opset {written}, which is another in opset {opset}"
+            return f"it was written for {name} of opset {written}, which is another in opset {opset}"
     return ""
 
 

@@ -148,6 +148,7 @@ def packed_weights_attention(node: Node) -> Iterator[Condition]:
     yield has_rank(node.input(0), 3), f"the rank of the input ({shaped(node.input(0))}) is not 3"
     yield has_rank(node.input(3), 1, 2, 3), f"the mask ({shaped(node.input(3))}) has a rank above 3"
     yield not node.attr("do_rotary", 0), "rotation is not implemented"
+    yield node.input(4) is None or node.input(5) is None, "a past and a bias of the scores do not go together"
     yield keeps_state(node, 4, 1)
 
 
