@@ -1,8 +1,8 @@
 """ampc: a compiler from ONNX to ONNX that verifies what it hands over.
 
 ``compile_model`` compiles, ``check_models`` compares two models, ``analyze_model`` looks at one, ``bench_models`` times
-some side by side, ``load_session`` opens a bundle.  Errors derive from ``AmpcError``.  The names are imported when they
-are first used.
+some side by side, ``load_session`` opens a bundle.  ``optimize_operators`` and ``OperatorOptimizer`` do the same for one
+model in a call, or step by step.  Errors derive from ``AmpcError``.  The names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from compiler.api import check_models, compile_model, load_session
     from compiler.benching import bench_models
     from compiler.measure.instrument import Timing, Variant
+    from compiler.operators import OperatorType
+    from compiler.optimizer import OperatorOptimizer, OptimizationTarget, optimize_operators
     from compiler.result import Result
     from compiler.surgeon import from_surgeon, surgeon_pass, to_surgeon
 
@@ -26,6 +28,9 @@ __all__ = [
     "CompilerError",
     "InputError",
     "ModelError",
+    "OperatorOptimizer",
+    "OperatorType",
+    "OptimizationTarget",
     "Result",
     "Timing",
     "Variant",
@@ -35,12 +40,16 @@ __all__ = [
     "compile_model",
     "from_surgeon",
     "load_session",
+    "optimize_operators",
     "surgeon_pass",
     "to_surgeon",
 ]
 
 _HOMES = {
     "Analysis": "compiler.analysis.report",
+    "OperatorOptimizer": "compiler.optimizer",
+    "OperatorType": "compiler.operators",
+    "OptimizationTarget": "compiler.optimizer",
     "Result": "compiler.result",
     "Timing": "compiler.measure.instrument",
     "Variant": "compiler.measure.instrument",
@@ -50,6 +59,7 @@ _HOMES = {
     "compile_model": "compiler.api",
     "from_surgeon": "compiler.surgeon",
     "load_session": "compiler.api",
+    "optimize_operators": "compiler.optimizer",
     "surgeon_pass": "compiler.surgeon",
     "to_surgeon": "compiler.surgeon",
 }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.api import guarded
-from compiler.errors import InputError
+from compiler.errors import AmpcError, InputError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from compiler.analysis.opportunities import Opportunities
     from compiler.analysis.report import Analysis
     from compiler.ir.graph import Model, Value
     from compiler.ir.types import Type
@@ -22,19 +25,62 @@ if TYPE_CHECKING:
 def analyze_model(
     model: str | os.PathLike[str] | ModelProto,
     *,
-    target: str = "auto",
+    target: str | os.PathLike[str] | Target = "auto",
     binding: Mapping[str, int] | None = None,
+    opportunities: bool = True,
+    select: str = "cost",
+    progress: Callable[[str], None] | None = None,
 ) -> Analysis:
     """Analyze an ONNX model (a file, IR text, or a ModelProto) without running it.
 
     ``target`` decides which kernels and peak rates count; ``binding`` gives dynamic dims sizes for the estimate of
-    work (others: batch 1, lengths 128, the rest 64).  The model is not changed.  Raises ``InputError`` (``ModelError``
-    for the model itself).
+    work (others: batch 1, lengths 128, the rest 64).  With ``opportunities`` the target's pipeline is tried in memory,
+    with ``select`` as in ``compile_model``, to say what it would gain and what keeps more from happening; ``progress``
+    is called with the name of each pass.  The model is not changed.  Raises ``InputError`` (``ModelError`` for the
+    model itself).
     """
-    return guarded(lambda: _analyze(model, target, dict(binding or {})))
+    chosen = str(target) if isinstance(target, str | os.PathLike) else target
+
+    def run() -> Analysis:
+        found, prepared, loaded = _analyze(model, chosen, dict(binding or {}))
+        return _with_opportunities(found, prepared, loaded, select, progress) if opportunities else found
+
+    return guarded(run)
 
 
-def _analyze(source: str | os.PathLike[str] | ModelProto, target: str, binding: dict[str, int]) -> Analysis:
+def _with_opportunities(
+    found: Analysis, model: Model, target: Target, select: str, progress: Callable[[str], None] | None
+) -> Analysis:
+    """Try the pipeline on a model that nobody needs any more; where that fails, a note says why."""
+    from compiler.analysis.work import default_binding
+    from compiler.opportunities import find_opportunities
+    from compiler.planning import check_selection
+
+    check_selection(select)
+    binding = default_binding(model, found.work.binding)
+    try:
+        gained: Opportunities | None = find_opportunities(
+            model, target, binding=binding, select=select, progress=progress
+        )
+    except AmpcError as error:
+        return dataclasses.replace(found, notes=(*found.notes, f"what could be gained is not known: {error.what}"))
+    return dataclasses.replace(found, opportunities=gained)
+
+
+def write_page(found: Analysis, path: str | os.PathLike[str]) -> None:
+    """Write an analysis as an HTML page; the file is complete or not there.  Raises ``InputError``."""
+    from compiler.backend.atomic import write_atomic
+
+    place = Path(path)
+    if place.exists() and Path(found.source).exists() and place.samefile(found.source):
+        raise InputError("the page would overwrite the model", where=str(place), hint="choose another file")
+    write_atomic(place, [found.to_html().encode(errors="backslashreplace")])
+
+
+def _analyze(
+    source: str | os.PathLike[str] | ModelProto, target: str | Target, binding: dict[str, int]
+) -> tuple[Analysis, Model, Target]:
+    """Return an analysis, and the model and the target that it is of."""
     from compiler.analysis.report import analyze
     from compiler.opening import open_model, prepare
     from compiler.settings import load_target
@@ -51,7 +97,7 @@ def _analyze(source: str | os.PathLike[str] | ModelProto, target: str, binding: 
             hint="dims are " + ", ".join(sorted(symbols)) if symbols else "all dims of the inputs are fixed",
         )
     kernels, note = _kernels(chosen)
-    return analyze(
+    found = analyze(
         model,
         chosen,
         source=str(source) if isinstance(source, str | os.PathLike) else "ModelProto",
@@ -60,6 +106,7 @@ def _analyze(source: str | os.PathLike[str] | ModelProto, target: str, binding: 
         binding=binding,
         notes=(note,) if note else (),
     )
+    return found, model, chosen
 
 
 def _declared(model: Model) -> dict[Value, Type]:

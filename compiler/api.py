@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from compiler.result import Result
     from compiler.verify.certificate import Certificate
+    from targets import Target
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 def compile_model(
     model: str | os.PathLike[str] | ModelProto,
     *,
-    target: str = "auto",
+    target: str | os.PathLike[str] | Target = "auto",
     output: str | os.PathLike[str] | None = None,
     verify: bool = True,
     verify_each: bool = True,
@@ -43,12 +44,17 @@ def compile_model(
     memory_limit: int | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    dims: Mapping[str, int] | None = None,
+    device_check: bool = False,
+    threads: int | None = None,
+    tune: float | None = None,
+    database: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Compile an ONNX model for a target, verify the result against the original, and write it.
 
     ``model`` is a path (``.onnx``, or ``.ir`` text), or a ModelProto, which is not changed.  ``target`` is a name (see
-    ``ampc targets``) or the path of a TOML file.  ``output`` is a folder for a bundle, or a name that ends in ``.onnx``
-    for a plain model with its settings beside it; nothing is written when the call raises.
+    ``ampc targets``), the path of a TOML file, or a target that was loaded.  ``output`` is a folder for a bundle, or a
+    name that ends in ``.onnx`` for a plain model with its settings beside it; nothing is written when the call raises.
 
     ``passes`` is a pipeline (text, or a list of passes, pipeline texts and functions ``(graph, ctx) -> bool``) in place
     of the default; ``disable`` names passes and rules to leave out; ``until`` stops after a pass.  ``select`` says
@@ -61,6 +67,16 @@ def compile_model(
     and after, as text, or a function that takes these texts.  ``timeout`` (seconds) and ``memory_limit`` (bytes) bound
     each request to the child process that runs models.  ``progress`` is called with the name of each step.
 
+    ``dims`` gives open dims of the inputs their sizes, by name (``batch``) or by input and axis (``pixels.0``): the
+    result takes no others.  Targets that compile ahead of time need all of them.  ``device_check`` makes it an error
+    that the target's first execution provider is not installed; otherwise the result is checked on the CPU, and marked
+    as not run on the device.
+
+    ``threads`` replaces the target's number of threads, 0 for one per core.  ``tune`` measures on this machine for at
+    most so many seconds: rules whose gain is uncertain, settings of the session, and the result against the original as
+    the runtime runs it by default; what makes it slower is left out.  ``database`` is the file of what was measured, by
+    default one in the user's cache folder: nothing in it is measured again, and ``tune=0`` goes by it alone.
+
     Raises ``InputError`` (``ModelError`` for the model itself) for what the caller can mend, else ``CompilerError``.
     """
 
@@ -68,7 +84,7 @@ def compile_model(
         from compiler.compilation import Compilation, Options
 
         options = Options(
-            target=str(target),
+            target=str(target) if isinstance(target, str | os.PathLike) else target,
             output=Path(output) if output is not None else None,
             verify=verify,
             verify_each=verify_each,
@@ -85,6 +101,11 @@ def compile_model(
             memory_limit=memory_limit,
             seed=seed,
             progress=progress,
+            dims=dict(dims or {}),
+            device_check=device_check,
+            threads=threads,
+            tune=_budget(tune),
+            database=Path(database) if database is not None else None,
         )
         return Compilation(model, options).run()
 
@@ -154,6 +175,12 @@ def _without_cycle_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _budget(seconds: float | None) -> float | None:
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        raise InputError(f"{seconds!r} is no time to tune in", hint="give seconds, 0 to go by what was measured before")
+    return seconds
 
 
 def _last_frame(error: Exception) -> str:

@@ -145,6 +145,7 @@ def app() -> None:
         opt.MODEL,
         opt.OUTPUT,
         opt.TARGET,
+        opt.DIM,
         opt.PASSES,
         opt.DISABLE,
         opt.UNTIL,
@@ -160,6 +161,11 @@ def app() -> None:
         opt.TIMEOUT,
         opt.MEMORY,
         opt.SEED,
+        opt.DEVICE_CHECK,
+        opt.THREADS,
+        opt.TUNE,
+        opt.DATABASE,
+        opt.EXPLAIN,
         opt.VERBOSE,
         opt.QUIET,
         opt.JSON,
@@ -172,6 +178,8 @@ def compile_(
     listing: bool,
     memory_limit: str | None,
     log_rewrites: str | None,
+    dim: tuple[str, ...],
+    explain: bool,
     verbose: bool,
     quiet: bool,
     as_json: bool,
@@ -185,16 +193,20 @@ def compile_(
         raise InputError("no output was named", hint="add -o out/ for a bundle, or -o NAME.onnx for a plain model")
     from compiler.api import compile_model
 
-    limit = opt.parse_size(memory_limit)
+    options |= {"memory_limit": opt.parse_size(memory_limit), "dims": opt.parse_binding(dim)}
     log = cli_output.write_error if log_rewrites == "-" else log_rewrites
     with cli_output.progress(f"compiling {Path(model).name}", hidden=quiet or as_json or log_rewrites == "-") as tell:
-        result = compile_model(model, output=output, memory_limit=limit, log_rewrites=log, progress=tell, **options)
+        result = compile_model(model, output=output, log_rewrites=log, progress=tell, **options)
     if as_json:
         cli_output.write_json({"output": output, "settings": result.settings, **result.report})
     elif not quiet:
         from compiler import render
 
         cli_output.show(*render.compiled(model, output, result.report, verbose=verbose))
+        if explain:
+            from compiler.render_decisions import decisions
+
+            cli_output.show(*decisions(result.report.get("decisions", [])))
 
 
 def _list_pipeline(as_json: bool, /, passes: str | None, **options: Any) -> None:
@@ -234,14 +246,25 @@ def check(*, first: str, second: str, memory_limit: str | None, as_json: bool, *
 
 @app.command(
     short_help="Show what MODEL is made of, and what slows it down.",
-    params=[opt.MODEL, opt.TARGET, opt.BIND, opt.JSON],
+    params=[opt.MODEL, opt.TARGET, opt.SELECT, opt.BIND, opt.QUICK, opt.HTML, opt.JSON],
 )
-def analyze(*, model: str, target: str, bind: tuple[str, ...], as_json: bool) -> None:
-    """Show what MODEL is made of, what ONNX Runtime does anyway, and which cliffs it stands at."""
-    from compiler.analyzing import analyze_model
+def analyze(
+    *, model: str, target: str, select: str, bind: tuple[str, ...], quick: bool, html: str | None, as_json: bool
+) -> None:
+    """Show what MODEL is made of, where its time goes, what can be gained, and which cliffs it stands at."""
+    from compiler.analyzing import analyze_model, write_page
 
-    with cli_output.progress(f"analyzing {Path(model).name}", hidden=as_json):
-        analysis = analyze_model(model, target=target, binding=opt.parse_binding(bind))
+    with cli_output.progress(f"analyzing {Path(model).name}", hidden=as_json) as tell:
+        analysis = analyze_model(
+            model,
+            target=target,
+            binding=opt.parse_binding(bind),
+            opportunities=not quick,
+            select=select,
+            progress=tell,
+        )
+    if html is not None:
+        write_page(analysis, html)
     if as_json:
         cli_output.write_json(analysis.to_json())
         return

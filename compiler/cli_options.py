@@ -217,12 +217,30 @@ LOG_REWRITES = option(
     flag_value="-",
     shell_complete=complete_file,
 )
+EXPLAIN = flag("--explain", "Show what was decided where, by which predicted cost.")
 VERBOSE = flag("--verbose -v", "Show also what each rule did, and the time that it took.")
+
+THREADS = option("--threads", "N", "Threads of the session, in place of the target's.", type=Whole(min=1))
+TUNE = option(
+    "--tune",
+    "SECONDS",
+    "Measure on this machine for at most so long what pays; 0 goes by what was measured before.",
+    type=Number(min=0),
+)
+DATABASE = option(
+    "--database", "FILE", "The file of what was measured; by default in your cache folder.", shell_complete=complete_file
+)
 
 STAGE = option("--stage", "STAGE", "Only rules of this stage.", shell_complete=complete_stage)
 BY_RULE = option("--rule", "RULE", "The rule that is asked about; by default all.", shell_complete=complete_rule)
 NODE = option("--node", "PATTERN", "Only places at nodes of yours whose name matches.")
 SHOWN = option("--limit", "N", "Places to show; by default 3, without --rule 20.", type=Whole(min=1))
+
+HTML = option("--html", "FILE", "Write the analysis as one HTML page.", shell_complete=complete_file)
+QUICK = flag("--quick", "Only look at the model, without trying what could be gained.")
+
+DIM = option("--dim", "NAME=N", "The size of an open dim of the inputs, for good; may be repeated.", multiple=True)
+DEVICE_CHECK = flag("--device-check", "Fail when the target's execution provider is not installed here.")
 
 BIND = option("--bind", "DIM=N", "What a dynamic dim counts as; may be repeated.", multiple=True)
 
@@ -255,6 +273,6 @@ def parse_binding(texts: Sequence[str]) -> dict[str, int]:
     for text in texts:
         name, _, number = text.rpartition("=")
         if not name or not number.isdecimal() or int(number) < 1:
-            raise InputError(f"{text!r} is not a dim and a number", hint="write --bind batch=4")
+            raise InputError(f"{text!r} is not a dim and a number", hint="write for example batch=4")
         found[name] = int(number)
     return found

@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,13 @@ from compiler.backend.emit import Limits, emit, payload_table
 from compiler.backend.write import embedded_size, materialize, serialize
 from compiler.blaming import Blame
 from compiler.errors import InputError, ModelError, UnsupportedError
+from compiler.frontend.binding import bind_dims
 from compiler.ir.graph import Model
 from compiler.manager import Runner, Step
 from compiler.observe import Dumper, Progress, RewriteLog
+from compiler.narrowing import NOTE, needs_widening, widened
 from compiler.opening import open_model, prepare
+from compiler.placing import check_device, report_placement, require_static, unshared
 from compiler.planning import check_selection, plan, rule_context
 from compiler.result import (
     TIMES,
@@ -40,14 +43,19 @@ from compiler.result import (
     seconds_by_pass,
     seconds_by_rule,
 )
-from compiler.settings import load_target, runtime_limits
+from compiler.rewrite.ceiling import ceiling
+from compiler.settings import load_target, override, runtime_limits
 from compiler.verify.certificate import versions
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from compiler.manager import PassRecord
     from compiler.rewrite.engine import Rewrite
+    from compiler.rewrite.transform import Context
+    from compiler.tuning import Tuner
     from compiler.verify.certificate import Certificate
+    from compiler.verify.regions import RegionLog
     from compiler.verify.worker import Worker
     from targets import Target
 
@@ -65,7 +73,7 @@ _IN_MEMORY = 64 << 20
 class Options:
     """What a caller may ask for; see ``compile_model``."""
 
-    target: str = "auto"
+    target: str | Target = "auto"
     output: Path | None = None
     verify: bool = True
     verify_each: bool = True
@@ -82,6 +90,25 @@ class Options:
     memory_limit: int | None = None
     seed: int = 0
     progress: Callable[[str], None] | None = None
+    dims: Mapping[str, int] = field(default_factory=dict)
+    device_check: bool = False
+    threads: int | None = None
+    tune: float | None = None
+    database: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A result that was written, and verified unless that was not wanted."""
+
+    attempt: Attempt
+    """The run of the pipeline that made it."""
+    files: dict[str, Any]
+    """What was written, by name."""
+    candidate: Path | bytes | None
+    """The model as a file or as bytes; ``None`` when it was needed for nothing."""
+    certificate: Certificate | None
+    """What was checked."""
 
 
 @dataclass(slots=True)
@@ -110,15 +137,27 @@ class Compilation:
     """Writes the IR after each pass, when asked for."""
     log: RewriteLog | None = None
     """Writes every rewrite, when asked for."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """What rules gain on this model, where that was measured."""
+    tuner: Tuner | None = None
+    """Tunes the result, when asked for."""
+    remarks: list[str] = field(default_factory=list)
+    """What the report says first of all."""
     scratch: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     """Temporary folders; they go when the call ends."""
 
     def run(self) -> Result:
         """Compile; raises the errors of ``compile_model``."""
         self._prepare()
+        if self.options.dims:
+            self.source = unshared(self.source)
         try:
-            model = self._load()
+            model = self.load_again()
             self._check_versions(model)
+            if needs_widening(model, self.target):
+                self.source = widened(model, self.target, self.scratch_folder())
+                self.remarks.append(NOTE)
+                model = self.load_again()
             with self.scratch, self.destination() as place:
                 return self._compile(model, place)
         except UnsupportedError as error:
@@ -134,6 +173,9 @@ class Compilation:
     def _prepare(self) -> None:
         o = self.options
         self.target = load_target(o.target)
+        if o.threads is not None:
+            self.target = override(self.target, {"cpu_threads": o.threads})
+        check_device(self.target, required=o.device_check)
         if o.output is not None:
             bundle.check_output(o.output, [self.path] if self.path is not None else [])
         reach = [o.until] if o.until else []
@@ -152,10 +194,13 @@ class Compilation:
         if o.log_rewrites is not None:
             self.log = RewriteLog.to(o.log_rewrites)
 
-    def _load(self) -> Model:
-        self._tell("load")
+    def load_again(self) -> Model:
+        """Return the model as it is before the passes: each run of the pipeline changes it."""
+        self.tell("load")
         with self._timed("load"):
             model = open_model(self.source)
+            if self.options.dims:
+                bind_dims(model, self.options.dims)
         with self._timed("infer"):
             prepare(model)
         return model
@@ -168,25 +213,52 @@ class Compilation:
                 where=str(self.path or "model"),
                 hint="install a newer onnxruntime, or export with a lower opset",
             )
-        if version > self.limits.max_opset:
-            raise ModelError(
-                f"the model has opset {version}; the target {self.target.name} takes up to {self.limits.max_opset}",
-                where=str(self.path or "model"),
-                hint="use another target, or export with a lower opset",
-            )
+        require_static(model, self.target, where=str(self.path or "model"))
+        self.limits = replace(self.limits, max_opset=ceiling(model, self.target, newest=newest))
 
     # The road ------------------------------------------------------------------------------------
 
     def _compile(self, model: Model, place: Path | None) -> Result:
         before = Measures.of(model)
         self.weights = before.nbytes
+        built = self._verified(model, place) if self.options.tune is None else self._tuned(model, place)
+        report = self._report(built.attempt, before, built.certificate)
+        if place is not None:
+            self.write_manifest(place, built.files, report)
+        settings = self.target.session_settings()
+        proto, table = built.attempt.proto, built.attempt.table
+        return Result(settings, report, path=self.options.output, make=lambda: materialize(proto, table))
+
+    def _tuned(self, model: Model, place: Path | None) -> Built:
+        """Return the fastest form of the model that was found and verified."""
+        from compiler.tuning import Tuner
+
+        tuner = self.tuner = Tuner.start(self, model, self.scratch)
+        tuner.weigh_rules(model)
+        built = self._verified(self.load_again(), place)
+        while (slow := tuner.is_slower(path := self._as_file(built))) is not None:
+            tuner.find_guilty(built.attempt, path, slow)
+            built = self._verified(self.load_again(), place)
+        before, census = self.target, Measures.of(built.attempt.model).census
+        if tuner.tune_settings(path, census):
+            certificate = self._verify(built.attempt, built.candidate)
+            if certificate is not None and not certificate.verified:
+                self.target = before
+                tuner.notes.append(f"settings are not changed: with them, {certificate.reason}")
+            else:
+                built = replace(built, certificate=certificate)
+        tuner.finish(path)
+        return built
+
+    def _verified(self, model: Model, place: Path | None) -> Built:
+        """Return a result that is right, leaving out whatever was found to be wrong."""
         for number in range(_ATTEMPTS):
             attempt = self._attempt(model)
             files, candidate = self._write(attempt, place)
             certificate = self._verify(attempt, candidate)
             if certificate is None or certificate.verified:
                 if number < _BY_RULE and self.blame.acquit():
-                    model = self._load()
+                    model = self.load_again()
                     continue
                 break
             if certificate.accepted:
@@ -198,16 +270,39 @@ class Compilation:
                 )
             if not self.blame.accuse(attempt.records, certificate, whole_passes=number >= _BY_RULE):
                 raise UnsupportedError("no rewritten form of the model could be verified", why=certificate.reason)
-            model = self._load()
+            model = self.load_again()
         else:
             why = "; ".join(self.blame.notes())
             raise UnsupportedError("no rewritten form of the model could be verified", why=why)
-        report = self._report(attempt, before, certificate)
-        if place is not None:
-            self.write_manifest(place, files, report)
-        settings = self.target.session_settings()
-        proto, table = attempt.proto, attempt.table
-        return Result(settings, report, path=self.options.output, make=lambda: materialize(proto, table))
+        return Built(attempt, files, candidate, certificate)
+
+    def left_out(self, *others: str) -> frozenset[str]:
+        """Return the names of passes and rules that are left out: by the caller, by verification, by tuning."""
+        reverted = self.tuner.reverted if self.tuner is not None else {}
+        return frozenset((*self.options.disable, *self.blame.reasons, *reverted, *others))
+
+    def build_without(self, names: Sequence[str]) -> Attempt:
+        """Return what comes of the model without some more rules; nothing is checked or told."""
+        model = self.load_again()
+        left_out = self.left_out(*names)
+        context = self._context(model, left_out, [])
+        runner = Runner(model, context, disable=left_out, until=self.options.until, verify_each=False)
+        return self.emitted(model, runner.run(self.steps), None)
+
+    def _context(
+        self, model: Model, left_out: frozenset[str], listeners: Sequence[Callable[[Rewrite], None]]
+    ) -> Context:
+        context = rule_context(
+            self.target,
+            model,
+            evaluate=self.evaluator(model),
+            select=self.options.select,
+            left_out=left_out,
+            listeners=listeners,
+        )
+        context.gains = {**context.gains, **self.gains}
+        context.measured = self.gains
+        return context
 
     def _attempt(self, model: Model) -> Attempt:
         from compiler.verify.regions import RegionLog
@@ -228,15 +323,8 @@ class Compilation:
             self.log.start(self.blame.reasons)
             observers.append(self.log)
             listeners.append(self.log.write)
-        left_out = frozenset(o.disable) | frozenset(self.blame.reasons)
-        context = rule_context(
-            self.target,
-            model,
-            evaluate=self._evaluator(model),
-            select=o.select,
-            left_out=left_out,
-            listeners=listeners,
-        )
+        left_out = self.left_out()
+        context = self._context(model, left_out, listeners)
         runner = Runner(
             model,
             context,
@@ -249,12 +337,17 @@ class Compilation:
             records = runner.run(self.steps)
         if self.log is not None:
             self.log.close()
+        return self.emitted(model, records, regions)
+
+    def emitted(self, model: Model, records: list[PassRecord], regions: RegionLog | None) -> Attempt:
+        """Return a model with its form as ONNX."""
         with self._timed("emit"):
             table = payload_table(model)
             proto = emit(model, table, limits=self.limits)
         return Attempt(model, records, proto, table, regions)
 
-    def _evaluator(self, model: Model) -> Any:
+    def evaluator(self, model: Model) -> Any:
+        """Return what computes constants for passes."""
         from compiler.verify.fold import runtime_evaluator
 
         return runtime_evaluator(self.worker, model=model)
@@ -268,7 +361,8 @@ class Compilation:
         worker.memory_limit = self.options.memory_limit or memory_for(self.weights)
         return worker
 
-    def _tell(self, step: str) -> None:
+    def tell(self, step: str) -> None:
+        """Tell the caller what goes on."""
         if self.options.progress is not None:
             self.options.progress(step)
 
@@ -287,7 +381,7 @@ class Compilation:
             return None
         from compiler.verify.equivalence import verify_result
 
-        self._tell("verify")
+        self.tell("verify")
         assert candidate is not None
         with self._timed("verify"):
             return verify_result(
@@ -336,7 +430,7 @@ class Compilation:
 
     def _write(self, attempt: Attempt, place: Path | None) -> tuple[dict[str, Any], Path | bytes | None]:
         o = self.options
-        self._tell("write")
+        self.tell("write")
         with self._timed("write"):
             if place is not None:
                 assert o.output is not None
@@ -355,13 +449,20 @@ class Compilation:
                 return {}, None
             if embedded_size(attempt.proto, attempt.table) <= _IN_MEMORY:
                 return {}, b"".join(serialize(attempt.proto, attempt.table))
-            return {}, self._scratch(attempt)
+            return {}, self.scratch_file(attempt)
 
-    def _scratch(self, attempt: Attempt) -> Path:
-        """Write a large candidate into a temporary folder that goes when this compilation ends."""
-        folder = Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="ampc-")))
+    def _as_file(self, built: Built) -> Path:
+        return built.candidate if isinstance(built.candidate, Path) else self.scratch_file(built.attempt)
+
+    def scratch_file(self, attempt: Attempt) -> Path:
+        """Write what came of a run into a temporary folder that goes when this compilation ends."""
+        folder = self.scratch_folder()
         bundle.write_model(folder, "model.onnx", attempt.proto, attempt.table)
         return folder / "model.onnx"
+
+    def scratch_folder(self) -> Path:
+        """Return a new temporary folder that goes when this compilation ends."""
+        return Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="ampc-")))
 
     def write_manifest(self, place: Path, files: dict[str, Any], report: dict[str, Any]) -> None:
         """Write settings and report beside the model: ``ampc.json``, or the file that goes with a plain model."""
@@ -389,15 +490,22 @@ class Compilation:
             **report_model(attempt, before),
             "rolled_back": dict(sorted(self.blame.reasons.items())),
             "disabled": sorted(self.options.disable),
-            "notes": self.blame.notes(),
+            "notes": [*self.remarks, *self.blame.notes()],
+            **report_placement(attempt, self.target, dims=self.options.dims),
+            **self.tuning_report(),
             "versions": versions(),
             TIMES: {
                 **spent,
                 "total": total,
                 "pass": seconds_by_pass(attempt.records),
                 "rule": seconds_by_rule(attempt.records),
+                **({"tune": self.tuner.judge.report()} if self.tuner is not None else {}),
             },
         }
+
+    def tuning_report(self) -> dict[str, Any]:
+        """Return the part of the report that says what tuning found; empty without."""
+        return {} if self.tuner is None else {"tuning": self.tuner.report()}
 
     # The original, unchanged ---------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from compiler import manager
 from compiler.errors import UnknownNameError, nearest
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Model, Node, Value
-from compiler.manager import PassRecord, Runner, Step
+from compiler.manager import Observer, PassRecord, Runner, Step
 from compiler.observe import Progress
 from compiler.planning import check_selection, plan, rule_context
 from compiler.rewrite.expansion import Expander
@@ -87,9 +87,9 @@ def explain_model(
     check_selection(o.select)
     model = _load(Path(path))
     context = rule_context(target, model, select=o.select, left_out=o.disable)
-    job = _Job(model, context, steps, asked, o, progress)
-    job.run()
-    return {"model": str(path), "target": target.name, "select": o.select, **job.record()}
+    questions = Questions(model, context, steps, asked, o, progress=progress)
+    questions.run()
+    return {"model": str(path), "target": target.name, "select": o.select, **questions.record()}
 
 
 def _load(path: Path) -> Model:
@@ -100,8 +100,8 @@ def _load(path: Path) -> Model:
     return model
 
 
-class _Job:
-    """One question about one model."""
+class Questions:
+    """What is asked about one model while the pipeline runs on it."""
 
     def __init__(
         self,
@@ -110,8 +110,11 @@ class _Job:
         steps: Sequence[Step],
         asked: Sequence[type[Rule]],
         options: ExplainOptions,
-        progress: Callable[[str], None] | None,
+        *,
+        observers: Sequence[Observer] = (),
+        progress: Callable[[str], None] | None = None,
     ) -> None:
+        """Take a model that was prepared; ``observers`` see it around each pass besides."""
         from compiler.verify.fold import runtime_evaluator
         from compiler.verify.worker import shared_worker
 
@@ -119,21 +122,25 @@ class _Job:
         self.steps = steps
         self.asked = asked
         self.watched = Watched(model, options.node) if options.node is not None else None
-        observers: list[Any] = [] if self.watched is None else [self.watched]
+        seeing: list[Observer] = [*observers]
+        if self.watched is not None:
+            seeing.append(self.watched)
         if progress is not None:
-            observers.append(Progress(progress))
+            seeing.append(Progress(progress))
         context.evaluate = runtime_evaluator(shared_worker, model=model)
-        self.runner = Runner(model, context, observers, disable=frozenset(options.disable))
+        self.runner = Runner(model, context, seeing, disable=frozenset(options.disable))
         self.misses: list[NearMiss] = []
         self.notes: list[str] = []
 
-    def run(self) -> None:
-        """Run the pipeline from stage to stage, and ask the rules of each."""
+    def run(self, *, to_the_end: bool = False) -> None:
+        """Run the pipeline from stage to stage, and ask the rules of each; what comes after the last only if told."""
         done = 0
         for end, stage in self._stops():
             self.runner.run(self.steps[done:end])
             done = end
             self._ask(stage)
+        if to_the_end:
+            self.runner.run(self.steps[done:])
 
     def _stops(self) -> Iterator[tuple[int, str]]:
         """Yield how many steps lead to the end of each stage that is asked about, in order."""
@@ -163,6 +170,11 @@ class _Job:
         runs = "the target runs the operator as it is"
         return replace(ctx, legality=expander.why_never), lambda rule, root: "" if expander.why_needed(root) else runs
 
+    def groups(self) -> list[list[NearMiss]]:
+        """Return near misses, those alike together, the nearest first; of all rules only a few each."""
+        groups = grouped(sorted(self.misses, key=lambda m: m.nearness))
+        return groups if self.options.rule is not None else _some_of_each(groups)
+
     def record(self) -> dict[str, Any]:
         """Return the answer as a plain record."""
         hits: dict[str, int] = {}
@@ -171,9 +183,7 @@ class _Job:
             for name in record.fired:
                 if name in names:
                     hits[name] = hits.get(name, 0) + record.rules[name].hits
-        groups = grouped(sorted(self.misses, key=lambda m: m.nearness))
-        if self.options.rule is None:
-            groups = _some_of_each(groups)
+        groups = self.groups()
         return {
             "rule": self.options.rule,
             "node": self.options.node,

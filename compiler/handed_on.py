@@ -121,6 +121,7 @@ def _report(job: Compilation, why: UnsupportedError, size: int, checked: bool) -
             "status": "verified" if checked else "unverified",
             "why": "the file is the original, byte for byte" + (", and the runtime loads it" if checked else ""),
         },
+        **job.tuning_report(),
         "versions": versions(),
-        "seconds": {},
+        "seconds": {} if job.tuner is None else {"tune": job.tuner.judge.report()},
     }

@@ -29,7 +29,7 @@ from compiler.rewrite.rule import Rule
 from compiler.rewrite.transform import Context, Pass
 
 DEFAULT_PIPELINE = (
-    "canonicalize, "
+    "canonicalize, legalize-floats, "
     "fixpoint{bound=8}(constant-conditions, fold, shape-chains, no-ops, raise-einsum, cancel, "
     "common-subexpressions, dead-code), "
     "fixpoint{bound=8}(normalize, raise, fold, shape-chains, no-ops, cancel, common-subexpressions, dead-code), "
@@ -332,6 +332,7 @@ class PassRecord:
     rewrites: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
     rules: dict[str, RuleStats] = field(default_factory=dict)
+    decisions: list[Any] = field(default_factory=list)
     ms: float = 0.0
     nodes_before: int = 0
     nodes_after: int = 0
@@ -417,7 +418,7 @@ class Runner:
 
     def _transaction(self, step: Pass) -> None:
         model, ctx = self.model, self.ctx
-        ctx.rewrites, ctx.refusals, ctx.rules = {}, {}, {}
+        ctx.rewrites, ctx.refusals, ctx.rules, ctx.decisions = {}, {}, {}, []
         ctx.rule_set = ctx.rule_set or tuple(cls() for cls in known_rules().values())
         record = PassRecord(step.name, nodes_before=_node_count(model))
         for o in self.observers:
@@ -440,6 +441,7 @@ class Runner:
         record.changed = journal.changed and not record.error
         record.rewrites, record.refusals = (ctx.rewrites if record.changed else {}), ctx.refusals
         record.rules = ctx.rules
+        record.decisions = ctx.decisions
         record.ms = (time.perf_counter() - started) * 1e3
         record.nodes_after = _node_count(model)
         self.records.append(record)

@@ -105,8 +105,8 @@ _TYPES: dict[OperatorType, Iterable[str]] = {
         BranchwiseRMSNorm GatedRMSNorm
     """),
     OperatorType.POOLING: operator_names("""
-        MaxPool AveragePool LpPool GlobalMaxPool GlobalAveragePool GlobalLpPool MaxRoiPool RoiAlign MaxUnpool NhwcMaxPool
-        MaxpoolWithMask QLinearAveragePool QLinearGlobalAveragePool PyramidROIAlign_TRT
+        MaxPool AveragePool LpPool GlobalMaxPool GlobalAveragePool GlobalLpPool MaxRoiPool RoiAlign MaxUnpool
+        NhwcMaxPool MaxpoolWithMask QLinearAveragePool QLinearGlobalAveragePool PyramidROIAlign_TRT
     """),
     OperatorType.ACTIVATION: operator_names("""
         Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Celu Sigmoid HardSigmoid Tanh Softplus Softsign Gelu Swish

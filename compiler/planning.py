@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compiler import manager
+from compiler.costing import cost_model
 from compiler.errors import InputError, UnknownNameError, nearest
 from compiler.frontend.bodies import FunctionBodies
 from compiler.manager import Fixpoint, Step
+from compiler.rewrite.ceiling import ceiling
 from compiler.rewrite.legal import Legality
 from compiler.rewrite.transform import Context, Evaluator, Pass
+from compiler.settings import runtime_limits
 from targets import Target
 from targets.gains import measured_gains
 
 if TYPE_CHECKING:
+    from compiler.cost.model import CostModel
     from compiler.ir.graph import Model
     from compiler.rewrite.engine import Rewrite
 
@@ -85,21 +89,25 @@ def rule_context(
     select: str = "cost",
     left_out: Iterable[str] = (),
     listeners: Sequence[Callable[[Rewrite], None]] = (),
+    cost: CostModel | None = None,
 ) -> Context:
     """Return what passes may use on a target: what its provider runs, and what was measured there.
 
     ``model`` says which opset is emitted.  ``left_out`` may name passes too; only its rules count here.
-    ``listeners`` are told of each rewrite just before it happens.
+    ``listeners`` are told of each rewrite just before it happens.  ``cost`` is what lowering chooses by, unless the cost
+    model of the target as it is known here.
     """
-    provider = target.runtime.providers[0][0]
+    highest = ceiling(model, target, newest=runtime_limits()[0])
+    legality = Legality.of(target, opset=model.opsets.get("", 0), bodies=FunctionBodies(), highest=highest)
     return Context(
         target=target,
         evaluate=evaluate,
         banned_rules=rules_among(left_out),
         select=check_selection(select),
-        gains=measured_gains(provider),
-        legality=Legality.of(target, opset=model.opsets.get("", 0), bodies=FunctionBodies()),
+        gains=measured_gains(legality.provider or target.runtime.providers[0][0]),
+        legality=legality,
         on_rewrite=_to_all(listeners) if listeners else None,
+        cost=cost or cost_model(target, model),
     )
 
 

@@ -15,6 +15,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from compiler.render_tuning import tuned
+
 if TYPE_CHECKING:
     from compiler.analysis.report import Analysis
     from compiler.errors import AmpcError
@@ -126,6 +128,7 @@ def _result_facts(report: Mapping[str, Any], output: str, *, changes: bool) -> I
             ),
         )
     yield "checked", verified(report.get("verification", {}))
+    yield from tuned(report)
     yield from _listed("rolled back", [f"{n}: {why}" for n, why in report.get("rolled_back", {}).items()])
     errors = {r["name"]: r["error"] for r in report.get("passes", ()) if r.get("error")}
     yield from _listed("undone", [f"{n} failed: {_first_line(why)}" for n, why in errors.items()])

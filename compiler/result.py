@@ -112,6 +112,7 @@ def report_model(attempt: Attempt, before: Measures) -> dict[str, Any]:
         "overridable_initializers": list(getattr(attempt.model.extra, "overridable", [])),
         "passes": [_without_times(r.to_json()) for r in attempt.records],
         **report_rules(attempt.records),
+        "decisions": [d.to_json() for r in attempt.records if not r.error for d in r.decisions],
     }
 
 

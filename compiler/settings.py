@@ -44,17 +44,14 @@ def load_target(name: str | Target) -> Target:
 def override(target: Target, config: Mapping[str, Any]) -> Target:
     """Return a target with some of its settings replaced; see ``CONFIG_KEYS``.
 
-    ``cpu_threads`` is the number of threads of the CPU provider, 0 for one per core.  ``enable_cuda`` and its like put a
-    provider before those that are slower, or take it away; the CPU provider always stays.  Raises ``UnknownNameError``
-    for a key that does not exist, ``InputError`` for a value that it does not take.
+    ``cpu_threads`` is the number of threads of the CPU provider, 0 for one per core.  ``enable_cuda`` and its like put
+    a provider before those that are slower, or take it away; the CPU provider always stays.  Raises
+    ``UnknownNameError`` for a key that does not exist, ``InputError`` for a value that it does not take.
     """
     for key, value in config.items():
         if key not in CONFIG_KEYS:
             raise UnknownNameError(f"there is no setting {key!r}", hint=nearest(str(key), list(CONFIG_KEYS)))
-        if key == "cpu_threads":
-            target = _with_threads(target, value)
-        else:
-            target = _with_provider(target, key, value)
+        target = _with_threads(target, value) if key == "cpu_threads" else _with_provider(target, key, value)
     return target
 
 

@@ -167,13 +167,14 @@ class _Window(_Grouped):
     """What definitions with a window share: how far back queries see; without a window, as far as there is."""
 
     def constants(self, m: Match) -> dict[str, Any]:
-        """Scale, soft cap, how many keys a query sees, and the type of places."""
+        """Scale, soft cap, how many keys a query sees, the type of places, and zero."""
         window = m.attr("window")
         return {
             "factor": m.attr("scale") or None,
             "cap": m.attr("softcap") or 0.0,
             "far": np.asarray(2**62 if window in _NO_WINDOW else window),
             "index": DType.I64.code,
+            "zero": np.asarray(0, m.dtype("T").numpy),
         }
 
 
@@ -201,7 +202,7 @@ class DefineGroupQueryAttentionInWindow(_Window):
 class DefineGroupQueryAttentionToCache(_Window):
     """What is new goes behind what is in the cache, row by row, and each query sees the keys up to its own.
 
-    Key ``j`` of a row is that of the cache while ``j`` is less than what is in it, and a new one from there on.
+    Key ``j`` of a row is that of the cache while ``j`` is less than what is in it, then a new one, then zero.
     """
 
     before = _forms(_STATEFUL, f"{_ROWS}, {_CACHE}, {_COUNTS}", _REST)
@@ -229,15 +230,20 @@ class DefineGroupQueryAttentionToCache(_Window):
         %from = Where(%kept, %all, %at)
         %from4 = Unsqueeze(%from, [1, 3])
         %index = Expand(%from4, [1,G,1,D])
+        %used = Add(%column, %sn)
+        %there = Less(%all, %used)
+        %filled = Unsqueeze(%there, [1, 3])
 
         %k4 = Reshape(%k, [B,S,G,-1])
         %kt = Transpose(%k4){{perm = [0,2,1,3]}}
         %kj = Concat(%ck, %kt){{axis = 2}}
-        %pk = GatherElements(%kj, %index){{axis = 2}}
+        %kg = GatherElements(%kj, %index){{axis = 2}}
+        %pk = Where(%filled, %kg, const %zero)
         %v4 = Reshape(%v, [B,S,G,-1])
         %vt = Transpose(%v4){{perm = [0,2,1,3]}}
         %vj = Concat(%cv, %vt){{axis = 2}}
-        %pv = GatherElements(%vj, %index){{axis = 2}}
+        %vg = GatherElements(%vj, %index){{axis = 2}}
+        %pv = Where(%filled, %vg, const %zero)
 
         %own = Add(%column, %row)
         %rows = Unsqueeze(%own, [2]){_NEAR}

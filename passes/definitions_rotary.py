@@ -1,4 +1,7 @@
-"""Define ONNX Runtime's rotary embedding by the standard's."""
+"""Define ONNX Runtime's rotary embedding by the standard's, and that of rows by that of heads apart.
+
+Rows are not transposed where that can be avoided: their halves are rotated where they lie.
+"""
 
 from __future__ import annotations
 
@@ -72,3 +75,73 @@ class DefineRotaryFromPlace(_Rotary):
         %all = Expand(%one, [B,1])
         %y = RotaryEmbedding(%x, %c, %s, %all){interleaved = $pairs, num_heads = $count, rotary_embedding_dim = $part}
     """
+
+
+# The standard's ----------------------------------------------------------------------------------
+
+_STATED = "interleaved = $pairs, num_heads = $heads, rotary_embedding_dim = $part"
+
+
+class DefineRotaryByPlaces(Rule):
+    """With a place for each row, cosines and sines are looked up."""
+
+    stage = "expand"
+    before = (
+        f"%y = RotaryEmbedding(%x: T[B,N,S,W], %c: T[M,R], %s: T[M,R], %p: i64[B,S]){{{_STATED}}}",
+        f"%y = RotaryEmbedding(%x: T[B,S,V], %c: T[M,R], %s: T[M,R], %p: i64[B,S]){{{_STATED}}}",
+    )
+    after = f"""
+        %cp = Gather(%c, %p){{axis = 0}}
+        %sp = Gather(%s, %p){{axis = 0}}
+        %y = RotaryEmbedding(%x, %cp, %sp){{{_STATED}}}
+    """
+    types = {"T": FLOATS}
+    domain = {"W": "4", "V": "8", "R": "2", "p": "0..M", "heads": "2..3", "part": "0..1"}
+
+
+class DefineRotaryOfRows(Rule):
+    """Heads that lie side by side in rows are rotated where they lie."""
+
+    stage = "expand"
+    before = "%y = RotaryEmbedding(%x: T[B,S,W], %c: T[B,S,R], %s: T[B,S,R]){num_heads = N}"
+    after = """
+        %x4 = Reshape(%x, [B,S,N,-1])
+        %cu = Unsqueeze(%c, [2])
+        %su = Unsqueeze(%s, [2])
+        %a, %b = Split(%x4){axis = -1, num_outputs = 2}
+        %ac = Mul(%a, %cu)
+        %bs = Mul(%b, %su)
+        %first = Sub(%ac, %bs)
+        %bc = Mul(%b, %cu)
+        %as = Mul(%a, %su)
+        %second = Add(%bc, %as)
+        %r = Concat(%first, %second){axis = -1}
+        %y = Reshape(%r, [B,S,W])
+    """
+    types = {"T": FLOATS}
+    domain = {"W": "8", "N": "2", "R": "2"}
+
+    def guard(self, m: Match) -> str | None:
+        """Cosines are half as wide as a head."""
+        width, half = m.size("W"), m.size("R") * m.size("N")
+        return None if width == 2 * half else f"rows of {width} have {m.size('N')} heads, and cosines {m.size('R')}"
+
+
+class DefineRotaryOfRowsApart(Rule):
+    """What is rotated in part, or by neighbours, is rotated with its heads apart."""
+
+    stage = "expand"
+    before = f"%y = RotaryEmbedding(%x: T[B,S,W], %c: T[B,S,R], %s: T[B,S,R]){{{_STATED.replace('$heads', 'N')}}}"
+    after = """
+        %x4 = Reshape(%x, [B,S,N,-1])
+        %xt = Transpose(%x4){perm = [0,2,1,3]}
+        %r = RotaryEmbedding(%xt, %c, %s){interleaved = $pairs, rotary_embedding_dim = $part}
+        %rt = Transpose(%r){perm = [0,2,1,3]}
+        %y = Reshape(%rt, [B,S,W])
+    """
+    types = {"T": FLOATS}
+    domain = {"W": "8", "N": "2", "R": "2", "part": "0..1"}
+
+    def guard(self, m: Match) -> str | None:
+        """It is one of the two."""
+        return None if m.attr("part") or m.attr("pairs") else "whole heads are rotated by halves"

@@ -86,7 +86,7 @@ class RaiseGroupNormalization(Rule):
     """
     after = "%y = GroupNormalization(%x, const %scale, const %bias){epsilon = $e, num_groups = G}"
     types = {"T": FLOATS}
-    domain = {"C": "4,8", "G": "2,4", "x": "permutation", "s": "positive"}
+    domain = {"N": "1..4", "C": "4,8", "G": "2,4", "x": "permutation", "s": "positive"}
     rtol = 1e-3
 
     def constants(self, m: Match) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class RaiseGroupNormalizationOfRows(Rule):
     """
     after = "%y = GroupNormalization(%x, const %scale, const %bias){epsilon = $e, num_groups = G}"
     types = {"T": FLOATS}
-    domain = {"C": "4,8", "G": "2,4", "one": "ones", "x": "permutation"}
+    domain = {"N": "1..4", "C": "4,8", "G": "2,4", "one": "ones", "x": "permutation"}
     rtol = 1e-3
 
     def guard(self, m: Match) -> str | None:
@@ -137,7 +137,7 @@ class RaiseGroupNormalizationOfChannels(Rule):
         %y = GroupNormalization(%x, %v, %zero){epsilon = $e, num_groups = N}
     """
     types = {"T": FLOATS}
-    domain = {"one": "ones", "zero": "zeros", "x": "permutation"}
+    domain = {"B": "1..4", "one": "ones", "zero": "zeros", "x": "permutation"}
     rtol = 1e-3
 
     def guard(self, m: Match) -> str | None:
@@ -155,7 +155,7 @@ class AbsorbScaleOfGroupNormalization(Rule):
     """
     after = "%y = GroupNormalization(%x, const %scale, const %bias){epsilon = $e, num_groups = $g, stash_type = $t}"
     types = {"T": FLOATS}
-    domain = {"x": "permutation"}
+    domain = {"N": "1..4", "x": "permutation"}
     rtol = 1e-3
 
     def constants(self, m: Match) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class AbsorbBiasOfGroupNormalization(Rule):
     """
     after = "%y = GroupNormalization(%x, %s, const %bias){epsilon = $e, num_groups = $g, stash_type = $t}"
     types = {"T": FLOATS}
-    domain = {"x": "permutation"}
+    domain = {"N": "1..4", "x": "permutation"}
     rtol = 1e-3
 
     def constants(self, m: Match) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The passes that apply rules, one for each stage; what the rules are is found, not listed.
 
-Lowering chooses among rules: ``fused`` takes every legal one, larger forms first; ``cost`` those that were measured to
-gain on the target's provider; ``standard`` those whose result is made of ``ai.onnx`` operators only.
+Lowering chooses among rules: ``fused`` takes every legal one, larger forms first; ``cost`` those that are expected to gain
+on the target (``compiler.rewrite.select``); ``standard`` those whose result is made of ``ai.onnx`` operators only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from compiler.ir.graph import Graph
 from compiler.rewrite.engine import Engine
+from compiler.rewrite.select import lower_by_cost
 from compiler.rewrite.transform import Context, Pass
 
 
@@ -54,5 +55,8 @@ class Lower(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Apply the rules of the stage ``lower`` that the selection admits, outputs first."""
-        rules = [r for r in ctx.rules_of("lower", only=self.only) if not ctx.why_not_selected(r)]
+        rules = ctx.rules_of("lower", only=self.only)
+        if ctx.select == "cost" and ctx.cost is not None:
+            return lower_by_cost(rules, graph, ctx)
+        rules = [r for r in rules if not ctx.why_not_selected(r)]
         return Engine(rules, ctx, backwards=True, trace=ctx.trace).run(graph)

@@ -87,8 +87,10 @@ class Constraints:
     """Whether the provider compiles subgraphs as a whole, so that ONNX Runtime's own fusions do not reach them."""
     contrib: tuple[str, ...] | None = None
     """Operators of ``com.microsoft`` that it runs; absent where its table of kernels says so."""
+    lacks: tuple[str, ...] = ()
+    """Operators of its table that it does not run in this configuration; ``com.microsoft::NAME`` for those."""
     static_shapes: bool = False
-    """Whether every dim must be a number; ``--dim NAME=SIZE`` gives those that the model leaves open."""
+    """Whether every dim of an input must be a number; ``--dim NAME=SIZE`` gives those that the model leaves open."""
     max_rank: int | None = None
     """Greatest rank of any tensor; absent for no bound."""
     constant_weights: tuple[str, ...] = ()

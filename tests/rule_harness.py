@@ -4,11 +4,6 @@
 first failure is made small and told with both graphs, the data, and the command that repeats it:
 ``python -m tests.rule_harness RULE FORM BYTES``.
 
-Numbers agree when they differ by what rounding and another order of summation explain: some units of the coarsest
-element type involved, more with more elements, plus what the rule's ``rtol`` claims.  float64 is held to float32's
-precision, since attributes and exporters' constants are float32.  A difference beyond that counts unless the original
-itself moves that much when its inputs move by one unit (``compiler.verify.tolerating``).
-
 Results without elements prove nothing: kernels refuse empty tensors that the standard allows, and a shape computed with
 ``-1`` is not what it was.  Such instances are drawn, but only results that have elements are held to anything.
 """
@@ -18,20 +13,17 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx
 
 from compiler.errors import WorkerError
-from compiler.ir.dims import substitute
-from compiler.ir.dtype import DType
 from compiler.rewrite import Rule
 from compiler.rewrite.pattern import Pattern
-from compiler.verify.compare import Bound, Difference, Tolerance, compare
-from compiler.verify.tolerating import forgives
+from tests.rule_harness_agreement import Oracle, disagreement
 from tests.rule_harness_batch import RAISED, Batch, RuleRaises, Tally, assemble, part_of, run_batch, type_fault
 from tests.rule_harness_choices import LENGTH, derived, smaller
 from tests.rule_harness_instance import Instance
@@ -41,11 +33,10 @@ from tests.rule_harness_report import Fault, describe, near_miss
 BATCH = 8
 """Instances that travel together."""
 
+RUNTIME, REFERENCE = "ONNX Runtime", "the reference evaluator"
+
 ROUNDS = 6
 """Attempts to draw an instance that the rule takes and an oracle runs."""
-
-_UNITS = {DType.F64: 2.0**-23, DType.F32: 2.0**-23, DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
-"""Rounding that is promised for an element type, relative."""
 
 
 class RuleFailure(AssertionError):
@@ -109,7 +100,7 @@ class Harness:
             if ran is None:
                 return self._one_by_one(batch, todo, tally)
             if not isinstance(ran, Instance):
-                return self._compared(batch, todo, *ran, "ONNX Runtime", tally)
+                return self._compared(batch, todo, *ran, RUNTIME, tally)
             todo.remove(ran)
         return None
 
@@ -144,15 +135,15 @@ class Harness:
                 if all(np.size(value) == 0 for value in before[: instance.replaced]):
                     self._note(instance, after, tally, always=False)
                     continue
-                return Fault(instance, f"the rewritten graph does not run: {_reason(after)}", "ONNX Runtime")
-            fault = self._compared(batch, [instance], before, after, "ONNX Runtime", tally)
+                return Fault(instance, f"the rewritten graph does not run: {_reason(after)}", RUNTIME)
+            fault = self._compared(batch, [instance], before, after, RUNTIME, tally)
             if fault is not None:
                 return fault
         return None
 
     def _note(self, instance: Instance, error: WorkerError, tally: Tally, *, always: bool) -> None:
         reason = _reason(error)
-        tally.unrunnable[reason] = tally.unrunnable.get(reason, 0) + 1
+        tally.not_run(reason)
         if always:
             self._unrunnable[instance.signature] = reason
 
@@ -164,16 +155,15 @@ class Harness:
             if k and instance.signature not in self._unrunnable:
                 continue
             outputs = instance.names
-            before = evaluate_by_reference(part_of(batch.before, outputs), instance.feeds)
-            after = before if isinstance(before, str) else None
-            after = after or evaluate_by_reference(part_of(batch.after, outputs), instance.feeds)
-            if isinstance(before, str) or isinstance(after, str):
+            sides = [evaluate_by_reference(part_of(m, outputs), instance.feeds) for m in (batch.before, batch.after)]
+            why = next((side for side in sides if isinstance(side, str)), "")
+            if why:
                 if instance.signature in self._unrunnable:
-                    reason = f"{self._unrunnable[instance.signature]}; {after}"
-                    tally.unrunnable[reason] = tally.unrunnable.get(reason, 0) + 1
+                    tally.not_run(f"{self._unrunnable[instance.signature]}; {why}")
                 continue
+            before, after = (list(side) for side in sides)
             counted = tally if instance.signature in self._unrunnable else Tally(done=tally.done)
-            fault = self._compared(batch, [instance], before, after, "the reference evaluator", counted)
+            fault = self._compared(batch, [instance], before, after, REFERENCE, counted)
             if fault is not None:
                 return fault
         return None
@@ -183,54 +173,32 @@ class Harness:
     def _compared(
         self, batch: Batch, todo: list[Instance], before: list[Any], after: list[Any], oracle: str, tally: Tally
     ) -> Fault | None:
+        run = self.runtime.run if oracle == RUNTIME else evaluate_by_reference
         pairs = iter(zip(before, after, strict=True))
         for instance in todo:
             tally.checked += 1
             tally.done.add(instance.data)
-            tolerance = tolerance_for(batch.rule, instance)
-            for place, (value, expected, found) in enumerate(_zip(instance, pairs)):
-                if np.size(expected) == 0 and np.size(found) == 0:
-                    continue
-                invalid = type_fault(instance.types[place], expected, dict(instance.numbers))
-                if invalid:  # such as an operand that broadcasts where the standard allows no broadcasting
-                    reason = f"the original contradicts itself: {invalid}"
-                    tally.unrunnable[reason] = tally.unrunnable.get(reason, 0) + 1
-                    continue
-                wrong = type_fault(batch.types[value], found, dict(instance.numbers))
-                if wrong:
-                    return Fault(instance, f"%{value}: {wrong}", oracle)
-                difference = compare(expected, found, tolerance=tolerance)
-                if difference is not None and not self._forgiven(batch, instance, difference, expected, place, oracle):
-                    return Fault(instance, f"%{value}: {difference}", oracle)
+            for place, (name, (expected, found)) in enumerate(zip(instance.names, pairs, strict=False)):
+                what = self._difference(batch, instance, place, (expected, found), run, tally)
+                if what:
+                    return Fault(instance, f"%{name}: {what}", oracle)
         return None
 
-    def _forgiven(
-        self, batch: Batch, instance: Instance, found: Difference, expected: Any, place: int, oracle: str
-    ) -> bool:
-        model = part_of(batch.before, instance.names)
-
-        def run(feeds: Any) -> list[Any]:
-            made = self.runtime.run(model, feeds) if oracle == "ONNX Runtime" else evaluate_by_reference(model, feeds)
-            if isinstance(made, list):
-                return made
-            raise made if isinstance(made, WorkerError) else WorkerError(made, kind="run")
-
-        if forgives(replace(found, minor=False), instance.feeds, expected, run, place):
-            return True
-        bound = tolerance_for(batch.rule, instance).for_dtype(np.asarray(expected).dtype)
-        largest = 0.0 if found.nonfinite else self._largest(model, instance, oracle)
-        return bool(np.isfinite(found.max_abs) and found.max_abs <= bound.atol * largest)
-
-    def _largest(self, model: onnx.ModelProto, instance: Instance, oracle: str) -> float:
-        """Return the largest finite number that the original computes on its way: rounding is relative to that."""
-        told = onnx.ModelProto()
-        told.CopyFrom(model)
-        del told.graph.output[:]
-        told.graph.output.extend(onnx.ValueInfoProto(name=n) for node in model.graph.node for n in node.output if n)
-        made = self.runtime.run(told, instance.feeds) if oracle == "ONNX Runtime" else evaluate_by_reference(told, instance.feeds)
-        arrays = [a.astype(np.float64) for a in made if a.dtype.kind == "f"] if isinstance(made, list) else []
-        with np.errstate(invalid="ignore"):
-            return max((float(np.max(np.abs(a), where=np.isfinite(a), initial=0.0)) for a in arrays), default=0.0)
+    def _difference(
+        self, batch: Batch, instance: Instance, place: int, sides: tuple[Any, Any], run: Oracle, tally: Tally
+    ) -> str:
+        """Return how the two sides of an output differ, or contradict the types that the IR gives them."""
+        expected, found = sides
+        if np.size(expected) == 0 and np.size(found) == 0:
+            return ""
+        numbers = dict(instance.numbers)
+        invalid = type_fault(instance.types[place], expected, numbers)
+        if invalid:  # such as an operand that broadcasts where the standard allows no broadcasting
+            tally.not_run(f"the original contradicts itself: {invalid}")
+            return ""
+        original = part_of(batch.before, instance.names)
+        wrong = type_fault(batch.types[instance.names[place]], found, numbers)
+        return wrong or disagreement(batch.rule, instance, place, sides, original, run)
 
 
 def _raising(rule: Rule, pattern: Pattern, parts: Sequence[bytes], error: RuleRaises) -> Fault:
@@ -242,12 +210,6 @@ def _raising(rule: Rule, pattern: Pattern, parts: Sequence[bytes], error: RuleRa
         except RuleRaises as own:
             return Fault(instances[0], f"engine: {own}", "the engine")
     raise error
-
-
-def _zip(instance: Instance, pairs: Iterator[tuple[Any, Any]]) -> Iterator[tuple[str, Any, Any]]:
-    for name in instance.names:
-        expected, found = next(pairs)
-        yield name, expected, found
 
 
 def _chosen(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -262,22 +224,8 @@ def _reason(error: WorkerError) -> str:
 
 def _kind(what: str) -> str:
     """Return what a failure is about, without names and numbers: shrinking keeps to one kind."""
-    return "".join(c for c in what.partition(" in ")[0].partition(": ")[2] if c.isalpha() or c == " ")[:24] if what else ""
-
-
-def tolerance_for(rule: Rule, instance: Instance) -> Tolerance:
-    """Return how far results may be apart: rounding, times what the number of elements explains, plus ``rtol``."""
-    unit = max((_UNITS.get(d, 0.0) for d in instance.dtypes), default=0.0)
-    sizes = [int(np.prod(instance_shape(instance, v))) for n in instance.nodes for v in n.outputs if not v.absent]
-    bound = unit * (8 + min(64, max(sizes, default=1)) / 2) + rule.rtol
-    names = ("float64", "float32", "float16", "bfloat16")
-    return Tolerance({name: Bound(bound, bound) for name in names})
-
-
-def instance_shape(instance: Instance, value: Any) -> tuple[int, ...]:
-    """Return the shape that a value of an instance has in its data; dims that are not known count as 1."""
-    found = (substitute(d, instance.numbers) for d in value.shape or ())
-    return tuple(d if isinstance(d, int) else 1 for d in found)
+    about = what.partition(" in ")[0].partition(": ")[2]
+    return "".join(c for c in about if c.isalpha() or c == " ")[:24]
 
 
 def main(arguments: Sequence[str]) -> int:

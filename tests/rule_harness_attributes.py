@@ -66,7 +66,7 @@ def _drawn(site: Site, name: str, variable: str) -> Attr | None:
     default = site.formals.defaults.get(name) if site.formals is not None else None
     draw = _DRAWN.get(name)
     if draw is None and site.formals is not None and name in site.formals.required:
-        return _typed(site, name, {"int": 1, "float": 1.0, "ints": (1,), "floats": (1.0,)}.get(site.formals.kinds[name]))
+        return _typed(site, name, _ONES[site.formals.kinds[name]])
     if draw is None:
         return None if default is None or site.choices.chance(50) else _typed(site, name, default)
     if default is not None and site.choices.chance(25):
@@ -89,11 +89,16 @@ def vary_defaults(site: Site) -> None:
         site.attributes["axis"] = Attr("int", axis.value % rank if axis.value < 0 else axis.value - rank)
 
 
+_ONES: dict[str, Any] = {"int": 1, "float": 1.0, "ints": (1,), "floats": (1.0,)}
+"""Kind → a value for an attribute that must be set, and of which nothing is known."""
+
+
 def _axis(site: Site) -> int:
     rank = len(site.need(0))
     if rank == 0:
         raise Undrawable(f"{site.op} of a scalar has no axis")
-    return site.choices.pick((-1, *range(rank), *range(-rank, -1)))
+    options: tuple[int, ...] = (-1, *range(rank), *range(-rank, -1))
+    return site.choices.pick(options)
 
 
 def _permutation(site: Site) -> tuple[int, ...]:

@@ -231,9 +231,13 @@ class Tally:
         for reason, count in batch.refusals.items():
             self.refusals[reason] = self.refusals.get(reason, 0) + count
 
+    def not_run(self, reason: str) -> None:
+        """Count an instance that proves nothing."""
+        self.unrunnable[reason] = self.unrunnable.get(reason, 0) + 1
+
     def without_kernel(self) -> str:
         """Return the reason when all that was rewritten has operators that the runtime was built without."""
-        lacking = {reason: n for reason, n in self.unrunnable.items() if "NOT_IMPLEMENTED" in reason}
+        lacking = {reason: n for reason, n in self.unrunnable.items() if _is_lack(reason)}
         enough = self.fired and not self.checked and sum(lacking.values()) >= 0.9 * self.fired
         return next(iter(lacking)) if enough else ""
 
@@ -245,3 +249,7 @@ class Tally:
             reasons = sorted(getattr(self, title).items(), key=lambda item: -item[1])[:4]
             lines += [f"  {title}: {count} x {reason}" for reason, count in reasons]
         return "\n".join(lines)
+
+
+def _is_lack(reason: str) -> bool:
+    return "not implemented" in reason.lower().replace("_", " ")

@@ -172,7 +172,8 @@ class Draft:
                 raise Undrawable(f"%{name} is constant, and its dims {shape} are not")
             made = self.constant(array, dtype, f"{name}_")
         else:
-            made = Value(f"{self.prefix}{name}{len(self.inputs) if name == ANY else ''}", TensorType(dtype, tuple(shape)))
+            number = len(self.inputs) if name == ANY else ""
+            made = Value(f"{self.prefix}{name}{number}", TensorType(dtype, tuple(shape)))
             self._feed(made, array)
             if words == "nonnegative":
                 made = self.apply("Abs", [made], {}, f"{name}_abs")

@@ -72,7 +72,7 @@ def _join_statement(found: Classes, i: int, statement: Statement, types: Mapping
         for k, operand in enumerate(operands):
             if operand is None:
                 continue
-            key = operand_key(i, k, operand if side == "input" else operand)
+            key = operand_key(i, k, operand)
             written = getattr(operand, "type", None)
             if written is not None and written.head in types:
                 found.join(written.head, key)

@@ -16,6 +16,7 @@ from compiler.ir.dims import Dim
 from compiler.ir.dtype import DType
 from compiler.ir.edit import NEWEST
 from compiler.ir.graph import Model, Node, Value
+from compiler.ir.schema import operator_names
 from compiler.ir.spelling import Number, read_contents
 from compiler.ir.syntax import DimList, Literal, Operand, Output, TypeSyntax
 from compiler.ir.types import TensorType, Type
@@ -42,12 +43,12 @@ _POSITIVE = {"BatchNormalization": 4, "QuantizeLinear": 1, "DequantizeLinear": 1
 """Operand that is a variance or a scale."""
 
 
-_APART = BROADCASTING | frozenset(
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Concat Cos Cosh DepthToSpace Elu Erf "
-    "Exp Expand Flatten Floor Gather GatherElements Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish "
-    "Neg Not Reciprocal Relu Reshape Round Selu Shape Sigmoid Sign Sin Sinh Slice Softplus Softsign SpaceToDepth Split "
-    "Sqrt Squeeze Swish Tan Tanh ThresholdedRelu Tile Transpose Trilu Unsqueeze".split()
-)
+_APART = BROADCASTING | operator_names("""
+        Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Concat Cos Cosh DepthToSpace
+        Elu Erf Exp Expand Flatten Floor Gather GatherElements Gelu HardSigmoid HardSwish Identity IsInf IsNaN
+        LeakyRelu Log Mish Neg Not Reciprocal Relu Reshape Round Selu Shape Sigmoid Sign Sin Sinh Slice Softplus
+        Softsign SpaceToDepth Split Sqrt Squeeze Swish Tan Tanh ThresholdedRelu Tile Transpose Trilu Unsqueeze
+""")
 """Operators each of whose results comes from one element of every operand."""
 
 
@@ -122,12 +123,17 @@ def _finished(draft: Draft, made: Sequence[Node], data: bytes) -> Instance:
     if spoiled:
         outputs.append(choices.pick(interior))
     values = dict.fromkeys(v for n in draft.nodes for v in (*n.inputs, *n.outputs) if v is not None and not v.absent)
-    signature = [f"{n.qualified}@{n.version}({','.join(str(v.dtype) if v else '_' for v in n.inputs)})" for n in draft.nodes]
     kept = [v for v in outputs if v is not None]
     return Instance(
         data, draft.prefix, draft.nodes, draft.inputs, draft.constants, kept, tuple(v.name for v in kept),
-        tuple(v.type for v in kept), len(kept) - spoiled, draft.feeds, draft.numbers, made[-1], tuple(v.dtype for v in values), spoiled, tuple(signature),
+        tuple(v.type for v in kept), len(kept) - spoiled, draft.feeds, draft.numbers, made[-1],
+        tuple(v.dtype for v in values), spoiled, _signature(draft),
     )  # fmt: skip
+
+
+def _signature(draft: Draft) -> tuple[str, ...]:
+    operands = (",".join("_" if v is None else str(v.dtype) for v in n.inputs) for n in draft.nodes)
+    return tuple(f"{n.qualified}@{n.version}({o})" for n, o in zip(draft.nodes, operands, strict=True))
 
 
 # One statement -----------------------------------------------------------------------------------

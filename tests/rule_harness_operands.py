@@ -15,7 +15,7 @@ from compiler.ir.dims import Dim, Expr, is_static, product, symbol
 from compiler.ir.dtype import DType
 from compiler.ir.facts import at_least, known_contents
 from compiler.ir.graph import Attr, Value
-from compiler.ir.syntax import Run
+from compiler.ir.syntax import Operand, Run
 from compiler.ir.types import Shape
 from tests.rule_harness_draft import Draft, Undrawable
 from tests.rule_harness_site import Site
@@ -59,7 +59,7 @@ def _product_value(draft: Draft, dim: Expr) -> Value:
     if len(dim.terms) != 1:
         raise Undrawable(f"no input has the dim {dim}")
     ((monomial, coefficient),) = dim.terms
-    factors: list[Dim] = [f for name, power in monomial if isinstance(name, str) for f in [symbol(name)] * power]
+    factors: list[Dim] = [symbol(name) for name, power in monomial for _ in range(power) if isinstance(name, str)]
     if coefficient != 1:
         factors.append(coefficient)
     if len(factors) < 2 or product(factors) != dim:
@@ -247,14 +247,14 @@ def _gathered(site: Site, index: int) -> Value:
     written = site.statement.inputs[index]
     data = site.need(0)
     size = site.draft.size(data[site.axis()])
-    shape = site.draft.shape(written.type) if getattr(written, "type", None) is not None else None  # type: ignore[union-attr]
+    assert isinstance(written, Operand)
+    shape = site.draft.shape(written.type) if written.type is not None else None
     if shape is None:
         shape = data if site.op != "Gather" else site.choices.pick(((), (2,), (1,), (2, 3), (0,)))
     if size == 0 and 0 not in site.draft.sizes(shape):
         raise Undrawable("indices into nothing")
     low = -size if site.choices.chance(30) else 0
-    name, constant = getattr(written, "name", "_"), getattr(written, "constant", False)
-    return site.draft.leaf(name, site.dtype(index), shape, constant=constant, within=f"{low}..{size}")
+    return site.draft.leaf(written.name, site.dtype(index), shape, constant=written.constant, within=f"{low}..{size}")
 
 
 def _diagonal(site: Site, index: int) -> Value:
@@ -263,8 +263,9 @@ def _diagonal(site: Site, index: int) -> Value:
 
 def _one_axis(site: Site, index: int) -> Value:
     rank = len(site.need(0))
-    axis = site.choices.below(rank)
-    return site.draft.constant(np.asarray(axis - rank if site.choices.chance(40) else axis, site.dtype(index).numpy), site.dtype(index), "axis")
+    axis, dtype = site.choices.below(rank), site.dtype(index)
+    number = np.asarray(axis - rank if site.choices.chance(40) else axis, dtype.numpy)
+    return site.draft.constant(number, dtype, "axis")
 
 
 def _count(site: Site, index: int) -> Value:

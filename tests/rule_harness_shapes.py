@@ -10,6 +10,7 @@ from collections.abc import Callable
 from compiler.ir.dims import Dim, Expr
 from compiler.ir.graph import Model
 from compiler.ir.infer_rules import Contradiction, Scope
+from compiler.ir.schema import operator_names
 from compiler.ir.syntax import Literal, Run, TypeSyntax
 from compiler.ir.types import Shape
 from tests.rule_harness_draft import Undrawable, static_names
@@ -17,10 +18,10 @@ from tests.rule_harness_site import Site
 
 Proposal = Callable[[Site, int], Shape]
 
-BROADCASTING = frozenset(
-    "Add Sub Mul Div Mod Pow PRelu Max Min Sum Mean Where And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual "
-    "BitShift BitwiseAnd BitwiseOr BitwiseXor".split()
-)
+BROADCASTING = operator_names("""
+        Add Sub Mul Div Mod Pow PRelu Max Min Sum Mean Where And Or Xor Equal Less Greater LessOrEqual
+        GreaterOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor
+""")
 """Operators whose operands broadcast to each other."""
 
 
@@ -105,7 +106,9 @@ def _like_others(site: Site, index: int) -> Shape:
     for k in range(len(site.operands)):
         other = site.formals.input(k) if site.formals is not None else None
         shape = site.shape(k)
-        if k != index and shape is not None and formal is not None and other is not None and formal.types == other.types:
+        if k == index or shape is None or formal is None or other is None:
+            continue
+        if formal.types == other.types:
             return shape
     demanded = site.demand()
     if demanded is not None:
@@ -205,7 +208,8 @@ def _channels(site: Site, index: int) -> Shape:
 
 
 def _convolved(site: Site, index: int) -> Shape:
-    return (site.random_dim(), site.random_dim(), *(site.choices.pick((5, 4, 6)) for _ in range(1 + site.choices.below(2))))
+    space = [site.choices.pick((5, 4, 6)) for _ in range(1 + site.choices.below(2))]
+    return (site.random_dim(), site.random_dim(), *space)
 
 
 def _kernel(site: Site, index: int) -> Shape:

@@ -6,7 +6,6 @@ be drawn that proves nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from compiler.ir.graph import Node
@@ -77,7 +76,7 @@ def _skip_normalization(node: Node, shapes: Sequence[Sizes | None]) -> str:
 
 def _channels(node: Node, shapes: Sequence[Sizes | None]) -> str:
     data = shapes[0] or ()
-    return "" if len(data) >= 3 and math.prod(data[2:]) else "no spatial dims"
+    return "" if len(data) >= 3 and 0 not in data[2:] else "no spatial dims"
 
 
 def _convolution(node: Node, shapes: Sequence[Sizes | None]) -> str:
@@ -98,7 +97,9 @@ def _convolution(node: Node, shapes: Sequence[Sizes | None]) -> str:
         return "attributes do not fit the rank"
     room = [d + a + b for d, a, b in zip(data[2:], pads[: len(data[2:])], pads[len(data[2:]) :], strict=True)]
     window = [(k - 1) * d + 1 for k, d in zip(weight[2:], dilations, strict=True)]
-    return "" if node.op == "ConvTranspose" or all(w <= r for w, r in zip(window, room, strict=True)) else "the window is too large"
+    if node.op == "ConvTranspose" or all(w <= r for w, r in zip(window, room, strict=True)):
+        return ""
+    return "the window is too large"
 
 
 _CONDITIONS: dict[str, Condition] = {

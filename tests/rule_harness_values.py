@@ -5,7 +5,6 @@ The words of ``domain`` are those of ``passes/README.md``; here stands what each
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -60,6 +59,11 @@ Number = Callable[[str], int]
 
 def draw_within(words: str, random: np.random.Generator, shape: tuple[int, ...], dtype: DType, number: Number) -> Array:
     """Return numbers that a rule's ``domain`` describes; raises ``BadDomain``."""
+    with np.errstate(over="ignore"):  # a number may be too large for a narrow type
+        return _within(words, random, shape, dtype, number)
+
+
+def _within(words: str, random: np.random.Generator, shape: tuple[int, ...], dtype: DType, number: Number) -> Array:
     if "|" in words:
         words = words.split("|")[random.integers(words.count("|") + 1)]
     made = _WORDS.get(words)
@@ -73,7 +77,7 @@ def draw_within(words: str, random: np.random.Generator, shape: tuple[int, ...],
         raise BadDomain(f"there is no word {words!r}") from None
     if dtype.is_integer:
         start, stop = number(low), number(high)
-        if stop <= start and math.prod(shape):
+        if stop <= start and 0 not in shape:
             raise BadDomain(f"nothing lies within {words}")
         return random.integers(start, max(stop, start + 1), shape).astype(dtype.numpy)
     return random.uniform(float(low), float(high), shape).astype(dtype.numpy)

@@ -20,7 +20,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "targets": (),
     "compiler.errors": (),
     "compiler.ir": ("compiler.errors",),
-    "compiler.analysis": (*KNOWLEDGE, "compiler.cost"),
+    "compiler.operators": ("compiler.ir",),
+    "compiler.analysis": (*KNOWLEDGE, "compiler.cost", "compiler.operators"),
     "compiler.cost": KNOWLEDGE,
     "compiler.measure": (*KNOWLEDGE, "compiler.backend"),  # it opens what was compiled, as it is deployed
     "compiler.rewrite": (*KNOWLEDGE, "compiler.analysis", "compiler.cost"),

@@ -1,4 +1,4 @@
-"""The harness of rules can fail: rules that are wrong on purpose are caught, correct ones pass, and silence is no pass."""
+"""The harness of rules can fail: rules that are wrong on purpose are caught, and rules that never apply as well."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compiler.ir.dtype import DType
 from compiler.rewrite import FLOATS, INTEGERS, NUMBERS, Match, Rule
-from tests.rule_harness import BATCH, Harness, RuleFailure, Tally
+from tests.rule_harness import BATCH, Harness, RuleFailure
+from tests.rule_harness_batch import Tally
 from tests.rule_harness_choices import LENGTH, Choices, derived, smaller
 from tests.rule_harness_report import why_too_few
 from tests.rule_harness_values import BadDomain, draw_within, sizes_within
-from compiler.ir.dtype import DType
 
 EXAMPLES = 200
 """Instances that a wrong rule must be caught within: as many as are drawn of every rule."""

@@ -20,8 +20,10 @@ import pytest
 from onnx import helper
 
 from compiler import compile_model, manager
+from compiler.errors import InputError
 from compiler.rewrite import FLOATS, Rule
-from tests.rule_harness import BATCH, Harness, RuleFailure, Tally
+from tests.rule_harness import BATCH, Harness, RuleFailure
+from tests.rule_harness_batch import Tally
 from tests.rule_harness_choices import LENGTH
 from tests.source_code import ROOT
 
@@ -50,7 +52,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def entry_points(groups: dict[str, dict[str, str]]) -> str:
     """Return the file that a wheel keeps entry points in."""
-    lines = [line for group, points in groups.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in points.items()))]
+    lines = []
+    for group, points in groups.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -116,7 +120,8 @@ def test_the_plugin_can_be_built(tmp_path: Path, site: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         assert [n for n in archive.namelist() if ".dist-info" not in n] == ["example_fusions.py"]
         (points,) = (n for n in archive.namelist() if n.endswith("entry_points.txt"))
-        assert archive.read(points).decode().split() == (next(site.glob("*.dist-info")) / "entry_points.txt").read_text().split()
+        expected = next(site.glob("*.dist-info")) / "entry_points.txt"
+        assert archive.read(points).decode().split() == expected.read_text().split()
 
 
 def test_an_installed_rule_is_held_to_its_theorem(installed: type[Rule]) -> None:
@@ -149,8 +154,8 @@ def test_a_wrong_rule_of_a_plugin_is_rolled_back(entry_point: Callable[[str], No
     """Validation on the user's model finds a wrong rule, takes it back, and names it; the result is right."""
     entry_point(f"{__name__}:ProductOfGemm")
     model = model_of([helper.make_node("Gemm", ["a", "b"], ["y"], alpha=0.5)], {"a": [2, 3], "b": [3, 4]})
-    random_numbers = np.random.default_rng(0)
-    feeds = {name: random_numbers.standard_normal(s).astype(np.float32) for name, s in {"a": (2, 3), "b": (3, 4)}.items()}
+    numbers = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    feeds = {"a": numbers[:2, :3], "b": numbers}
     result = compile_model(model, target="cpu")
     assert list(result.report["rolled_back"]) == ["ProductOfGemm"]
     np.testing.assert_allclose(run(result.model, feeds), run(model, feeds), rtol=1e-5)
@@ -167,11 +172,12 @@ def test_the_harness_finds_that_rule_wrong() -> None:
 def test_a_rule_whose_name_is_taken_is_an_error(entry_point: Callable[[str], None]) -> None:
     """Two rules of one name are told by both modules, as nobody could tell them apart in a report."""
     name = next(iter(manager.known_rules()))
-    taken = type(name, (Rule,), {"__doc__": "Taken.", "__module__": __name__, "before": "%y = Neg(%x)", "after": "%y = Abs(%x)"})
+    said = {"__doc__": "Taken.", "__module__": __name__, "before": "%y = Neg(%x)", "after": "%y = Abs(%x)"}
+    taken = type(name, (Rule,), said)
     globals()[name] = taken
     try:
         entry_point(f"{__name__}:{name}")
-        with pytest.raises(manager.InputError, match=name):
+        with pytest.raises(InputError, match=name):
             manager.known_rules()
     finally:
         del globals()[name]

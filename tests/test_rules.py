@@ -14,7 +14,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from compiler import manager
-from tests.rule_harness import BATCH, Harness, RuleFailure, Tally
+from tests.rule_harness import BATCH, Harness, RuleFailure
+from tests.rule_harness_batch import Tally
 from tests.rule_harness_choices import LENGTH
 from tests.rule_harness_report import why_too_few
 
@@ -37,7 +38,9 @@ def harness() -> Iterator[Harness]:
 def test_both_sides_of_a_rule_compute_the_same(name: str, form: int, harness: Harness) -> None:
     """Whatever its variables stand for, within the rule's ``domain``, each form of ``before`` equals ``after``."""
     rule, pattern = RULES[name], RULES[name].forms[form]
-    examples = max(2, -(-settings.default.max_examples // len(rule.forms)))
+    profile = settings.default
+    assert profile is not None
+    examples = max(2, -(-profile.max_examples // len(rule.forms)))
     tally, failures = Tally(), list[RuleFailure]()
 
     @settings(max_examples=examples, phases=[Phase.generate])

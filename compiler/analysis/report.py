@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.analysis.census import Census, take_census
 from compiler.analysis.cliffs import Cliff, Scene, find_cliffs
+from compiler.analysis.opportunities import Opportunities
 from compiler.analysis.ort_does import BuiltIn, built_in
 from compiler.analysis.work import Work, default_binding, estimate
 from compiler.ir.graph import Model, Value
@@ -43,13 +44,23 @@ class Analysis:
     """What makes the model slow, or keeps it from loading, and what to do."""
     notes: tuple[str, ...] = ()
     """What could not be looked at, and why."""
+    opportunities: Opportunities | None = None
+    """What the pipeline would gain; ``None`` when it was not tried."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the analysis as a JSON object."""
         record = dataclasses.asdict(self)
         record["census"] |= {"nodes": self.census.nodes, "bytes": self.census.nbytes}
         record["work"] |= {"operations": self.work.operations, "bytes": self.work.nbytes}
+        if self.opportunities is not None:
+            record["opportunities"] |= {"ratio": self.opportunities.ratio, "counts": self.opportunities.counts()}
         return record
+
+    def to_html(self) -> str:
+        """Return the analysis as one HTML page that needs nothing else."""
+        from compiler.analysis.page import page
+
+        return page(self)
 
     def __str__(self) -> str:
         from compiler.analysis.show import plain_text

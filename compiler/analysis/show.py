@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from compiler.analysis.opportunities import Blocked, Opportunities, Rewriting
 from compiler.analysis.report import Analysis
 
 _OPERATORS = 16
@@ -12,6 +13,15 @@ _OPERATORS = 16
 
 _PORTS = 12
 """Inputs, and outputs, that are listed."""
+
+_REWRITES = 12
+"""Rewrites that are listed; the others are counted."""
+
+_BLOCKED = 6
+"""Near misses that are listed; the others are counted."""
+
+_WORTH_SAYING = 0.05
+"""Microseconds from which a gain is worth saying."""
 
 _COLUMNS = 78
 """Width of the plain text."""
@@ -33,7 +43,10 @@ class Section:
 
 def sections(found: Analysis) -> list[Section]:
     """Return the sections of an analysis that have something to say."""
-    made = [_summary(found), _operators(found), _parameters(found), _work(found), _anyway(found)]
+    made = [_summary(found), _operators(found), _parameters(found), _work(found)]
+    if found.opportunities is not None:
+        made += [_families(found.opportunities), _rewrites(found.opportunities), _blocked(found.opportunities)]
+    made.append(_anyway(found))
     made += [_cliff(found, i) for i in range(len(found.cliffs))] or [_no_cliffs(found)]
     return [s for s in made if s.rows or s.notes]
 
@@ -91,13 +104,14 @@ def _parameters(found: Analysis) -> Section:
 def _work(found: Analysis) -> Section:
     work = found.work
     total = sum(f.seconds for f in work.families) or 1.0
+    timed = found.opportunities is None  # which knows better
     rows = [
-        (f.family, str(f.nodes), _number(f.operations), _size(f.nbytes), f"{100 * f.seconds / total:.0f} %")
+        (f.family, str(f.nodes), _number(f.operations), _size(f.nbytes), *_share(f.seconds / total, timed))
         for f in work.families
         if f.operations or f.nbytes
     ]
-    rows.append(("all", "", _number(work.operations), _size(work.nbytes), ""))
-    notes = ["the share of time is what the target's peak rates allow, not a measurement"]
+    rows.append(("all", "", _number(work.operations), _size(work.nbytes), *_share(None, timed)))
+    notes = ["the share of time is what the target's peak rates allow, not a measurement"] if timed else []
     if work.binding:
         notes.append("with " + ", ".join(f"{k} = {v}" for k, v in work.binding.items()) + "; --bind DIM=N changes it")
     if work.guessed:
@@ -106,8 +120,104 @@ def _work(found: Analysis) -> Section:
         notes.append(f"{work.unknown} nodes left out: their types are unknown, or they are opaque")
     if found.census.nested:
         notes.append("nodes of nested graphs count once, whatever the number of iterations")
-    headings = ("family", ">nodes", ">operations", ">moved", ">time")
+    headings = ("family", ">nodes", ">operations", ">moved", *((">time",) if timed else ()))
     return Section("Work", headings, tuple(rows) if work.families else (), tuple(notes))
+
+
+def _share(part: float | None, wanted: bool) -> tuple[str, ...]:
+    """Return the cell for a share of the time, if there is one."""
+    return () if not wanted else ("",) if part is None else (f"{100 * part:.0f} %",)
+
+
+def _families(found: Opportunities) -> Section:
+    """Return where time goes, and what of it could be saved, by type of operator."""
+    after = {f.type: f for f in found.families_after}
+    counts, gains = found.counts(), found.gains()
+    kinds = [f.type for f in found.families]
+    kinds += [f.type for f in found.families_after if f.type not in kinds]
+    before = {f.type: f for f in found.families}
+    rows = []
+    for kind in kinds:
+        now, then = before.get(kind), after.get(kind)
+        us = now.us if now is not None else 0.0
+        cells = (str(now.nodes) if now is not None else "", duration(us), f"{100 * us / (found.us or 1.0):.0f} %")
+        rows.append(
+            (
+                kind.value,
+                *cells,
+                str(counts.get(kind) or ""),
+                duration(gains[kind]) if abs(gains.get(kind, 0.0)) >= _WORTH_SAYING else "",
+                str(then.nodes) if then is not None else "",
+                duration(then.us) if then is not None else "",
+            )
+        )
+    total = (str(found.nodes), duration(found.us), "", str(sum(counts.values()) or ""))
+    rows.append(("all", *total, duration(found.us - found.us_after), str(found.nodes_after), duration(found.us_after)))
+    notes = (f"predicted for {_threads(found.threads)}: {sources(found)}", "of the graph as it is written")
+    headings = ("family", ">nodes", ">time", ">share", ">places", ">gain", ">then", ">time")
+    return Section("Where time goes, and what can be gained", headings, tuple(rows), notes)
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+_SOURCES = {"measured": "were measured", "calibrated": "go by what their kernels take", "analytic": "by peak rates"}
+
+
+def sources(found: Opportunities) -> str:
+    """Say where the predicted times come from."""
+    return ", ".join(f"{n} nodes {_SOURCES.get(source, source)}" for source, n in found.sources.items())
+
+
+def _rewrites(found: Opportunities) -> Section:
+    """Return what would be done, each rule and pass once."""
+    parts: dict[str, list[Rewriting]] = {}
+    for r in found.rewrites:
+        if r.gain_us >= _WORTH_SAYING or r.stage != "canonical":
+            parts.setdefault(r.name, []).append(r)
+    gains = {name: sum(r.gain_us for r in rs) for name, rs in parts.items()}
+    names = sorted(parts, key=lambda name: (-gains[name], name))
+    rows = [
+        (name, str(sum(r.count for r in parts[name])), duration(gains[name]), _kinds(parts[name]))
+        for name in names[:_REWRITES]
+    ]
+    notes = []
+    if len(names) > _REWRITES:
+        notes.append(f"and {len(names) - _REWRITES} others, {duration(sum(gains[n] for n in names[_REWRITES:]))}")
+    return Section("What would be done", ("rule or pass", ">places", ">gain", "for"), tuple(rows), tuple(notes))
+
+
+def _kinds(parts: Sequence[Rewriting]) -> str:
+    """Return what a rewrite is done for, the most first."""
+    kinds = list(dict.fromkeys(r.type.value for r in parts))
+    return kinds[0] + (f", {len(kinds) - 1} more" if len(kinds) > 1 else "")
+
+
+def _blocked(found: Opportunities) -> Section:
+    rows = []
+    for b in found.blocked[:_BLOCKED]:
+        more = f" and {b.count - 1} more" if b.count > 1 else ""
+        rows.append((b.kind, f"{b.rule}, {duration(b.us)} of {b.type.value}, {b.places[0]}{more}: {blocks(b)}"))
+    notes = ["`ampc explain MODEL` says more"] if rows else []
+    if len(found.blocked) > _BLOCKED:
+        notes.insert(0, f"and {len(found.blocked) - _BLOCKED} others")
+    return Section("What blocks more", (), tuple(rows), tuple(notes))
+
+
+_KINDS = {
+    "cost": "it would not pay, ",
+    "legality": "the target does not run it, ",
+    "guard": "its own condition, ",
+    "users": "something that would go is needed, ",
+    "result": "the replacement does not fit, ",
+}
+
+
+def blocks(miss: Blocked) -> str:
+    """Say what a near miss fails for."""
+    there = "" if miss.matched == miss.statements else f"{miss.matched} of {miss.statements} statements fit, "
+    return f"{there}{_KINDS.get(miss.kind, '')}{miss.reason}"
 
 
 def _anyway(found: Analysis) -> Section:
@@ -136,6 +246,12 @@ def plain_text(found: Analysis) -> str:
     return "\n\n".join(_plain(section) for section in sections(found)) + "\n"
 
 
+def opportunities_text(found: Opportunities) -> str:
+    """Return what can be gained as plain text, about 80 columns wide."""
+    made = (_families(found), _rewrites(found), _blocked(found))
+    return "\n\n".join(_plain(section) for section in made if section.rows) + "\n"
+
+
 def _plain(section: Section) -> str:
     import textwrap
 
@@ -157,6 +273,13 @@ def _plain(section: Section) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def duration(us: float) -> str:
+    """Return microseconds for people."""
+    if abs(us) < 999.5:
+        return f"{us:.0f} µs" if abs(us) >= 9.95 else f"{us:.1f} µs"
+    return f"{us / 1e3:.3g} ms" if abs(us) < 999.5e3 else f"{us / 1e6:.3g} s"
 
 
 def _number(count: float) -> str:

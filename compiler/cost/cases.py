@@ -42,7 +42,7 @@ class Case:
                     names[name] = f"{name}0"  # contents that are written out are shared
                     continue
                 names[name] = f"{name}{k}"
-                (constants if "=" in kind else inputs).append(f"%{name}{k}: {_constant(kind)}")
+                (constants if "=" in kind else inputs).append(f"%{name}{k}: {_constant(kind, k)}")
             made = [f"%y{k}_{i}" for i in range(self.results)]
             call = re.sub(r"%(\w+)", lambda found, names=names: f"%{names[found[1]]}", self.call)
             if self.inside:
@@ -58,8 +58,8 @@ class Case:
         return f"{header}graph @case({', '.join(inputs)}) -> ({returns}) {{\n{''.join(lines)}  return {returns}\n}}\n"
 
 
-def _constant(kind: str) -> str:
-    return f"{kind[1:]} = #00000000" if kind.startswith("=") else kind
+def _constant(kind: str, number: int) -> str:
+    return f"{kind[1:]} = #{number:08d}" if kind.startswith("=") else kind
 
 
 def cases() -> Iterator[Case]:

@@ -7,10 +7,12 @@ rates.  The order of costs is what may be relied upon, their value roughly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compiler.cost.as_run import AsRun, End
 from compiler.cost.kinds import Kind, kind_of
 from compiler.cost.roofline import roofline
 from compiler.cost.work import Sizes
@@ -25,7 +27,7 @@ SOURCES = ("measured", "calibrated", "analytic")
 """Where a cost may come from, the best first."""
 
 _LEAST = 0.2
-"""Microseconds that a node takes at least."""
+"""Share of what the profiler says of a kernel that the kernel takes at least; the rest may be the profiler's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class CostModel:
         """
         self.target = target
         self.sizes = Sizes(binding)
+        self.as_run = AsRun.on(target)
         self.calibration = calibration
         self.database = database
         self.threads = threads
@@ -97,6 +100,26 @@ class CostModel:
             total = total + self._one(node)
         return total
 
+    def cost_as_run(
+        self, nodes: Sequence[Node], ends: Sequence[End] = (), *, replaced: Sequence[Node] = ()
+    ) -> Cost:
+        """Return what nodes take after the runtime's own optimizations, conversions of layout at their ends included.
+
+        ``ends`` are their results with those who read them, ``replaced`` the nodes whose place they take.
+        """
+        if self.database is not None:
+            found = self.database.find(nodes, self.sizes)
+            if found is not None:
+                return Cost(found.us, "measured", found.key[:12])
+        total = NOTHING
+        for node in nodes:
+            if not self.as_run.is_free(node):
+                total = total + self.of_kind(self.as_run.kind(node, self.kind(node)))
+        for op, value in self.as_run.reorders(nodes, ends, replaced):
+            elements = float(self.sizes.elements(value))
+            total = total + self.of_kind(Kind(f"{op}:f32", elements, (math.log2(max(elements, 1)),), 0, 8 * elements))
+        return total
+
     def _one(self, node: Node) -> Cost:
         if self.database is not None:
             found = self.database.find([node], self.sizes)
@@ -111,7 +134,7 @@ class CostModel:
             if us is not None:
                 if self.streams and self.calibration.stream:
                     us = max(us, kind.weights / self.calibration.stream)
-                return Cost(max(_LEAST, us + self.calibration.launch_us), "calibrated", kind.key)
+                return Cost(max(us + self.calibration.launch_us, _LEAST * us), "calibrated", kind.key)
         return Cost(roofline(kind, self.target, self.threads), "analytic", kind.key)
 
 

@@ -21,7 +21,8 @@ def copy_nodes(
     """Copy the constants and nodes of a graph before a node; return what stands for its values, and the new nodes.
 
     ``operands`` says what stands for the graph's inputs.  New values have names made of that of the first output of
-    ``before`` and their own; their types are those of the template, to be inferred again by who knows more.
+    ``before`` and their own.  Nothing is known of their types, which are to be inferred: those of the template speak of
+    its own symbols, which stand for other dims here.
     """
     graph = before.graph
     assert graph is not None
@@ -46,7 +47,7 @@ def _copy(node: Node, graph: Graph, standing: Standing, prefix: str, loc: Loc) -
         inputs = inputs[:-1]
     outputs = []
     for value in node.outputs:
-        copy = Value("" if value.absent else _name(value, graph, prefix), value.type)
+        copy = Value("" if value.absent else _name(value, graph, prefix))
         standing[value] = copy
         outputs.append(copy)
     made = Node(node.op, inputs, tuple(outputs), domain=node.domain, version=node.version, loc=loc)
@@ -68,7 +69,7 @@ def _copy_graph(source: Graph, owner: Node, standing: Standing, prefix: str, loc
     assert owner.graph is not None
     graph = edit.new_graph(source.name, owner.graph.model, owner)
     for value in source.inputs:
-        standing[value] = edit.add_input(graph, Value(_name(value, graph, prefix), value.type))
+        standing[value] = edit.add_input(graph, Value(_name(value, graph, prefix)))
     _copy_constants(source, graph, standing, prefix)
     for node in source.nodes():
         edit.attach(graph, _copy(node, graph, standing, prefix, loc))

@@ -192,9 +192,19 @@ class Engine:
         finally:
             stats.ms += (time.perf_counter() - start) * 1e3
 
-    def _rewrite(self, candidate: _Candidate, node: Node, stats: RuleStats) -> list[Node] | None:
-        rule, graph = candidate.rule, node.graph
-        assert graph is not None
+    def matches(self, node: Node) -> list[tuple[Match, Replacement]]:
+        """Return where rules fit at a node and what they would make, one form of each rule; nothing is changed."""
+        found: dict[str, tuple[Match, Replacement]] = {}
+        for candidate in self._candidates(node):
+            name = candidate.rule.name
+            fits = None if name in found else self._first(candidate, node, self.ctx.rules.setdefault(name, RuleStats()))
+            if fits is not None:
+                found[name] = fits
+        return list(found.values())
+
+    def _first(self, candidate: _Candidate, node: Node, stats: RuleStats) -> tuple[Match, Replacement] | None:
+        """Return the first way to match a form at a node that its rule accepts, with its replacement."""
+        rule = candidate.rule
         found: list[tuple[Match, Replacement]] = []
 
         def accept(binding: Binding) -> str:
@@ -206,9 +216,14 @@ class Engine:
             found.append((match, made))
             return ""
 
-        if candidate.matcher.match(node, accept, self.trace) is None:
+        return found[-1] if candidate.matcher.match(node, accept, self.trace) is not None else None
+
+    def _rewrite(self, candidate: _Candidate, node: Node, stats: RuleStats) -> list[Node] | None:
+        rule = candidate.rule
+        fits = self._first(candidate, node, stats)
+        if fits is None:
             return None
-        match, made = found[-1]
+        match, made = fits
         generation = 1 + max(self.generation.get(n, 0) for n in match.nodes())
         if generation > _GENERATIONS:
             self.stopped.add(rule.name)

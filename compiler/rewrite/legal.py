@@ -24,16 +24,21 @@ from compiler.ir.forms import Types, changed_meaning, fits, history, keeps_form,
 from compiler.ir.graph import Graph, Node, Value
 from compiler.ir.schema import Schema, definition_of_all, is_known, node_schema
 from compiler.rewrite import restrictions_attention, restrictions_fused
+from compiler.rewrite.demands import Demands
 from compiler.rewrite.restrictions import CPU, EVERY, violation
 from targets.errors import TargetError
 from targets.kernels import KernelTable, kernels
 from targets.kernels_operators import Operator, operators
+from targets.schema import Constraints
 
 if TYPE_CHECKING:
     from compiler.ir.graph import Model
 
 RESTRICTED_FAMILIES = (restrictions_attention, restrictions_fused)
 """Modules whose restrictions are in the table."""
+
+ON_THE_HOST = ("XnnpackExecutionProvider", "DnnlExecutionProvider", "ACLExecutionProvider")
+"""Providers that compute where the CPU provider does, with tensors that it can read: what they leave costs nothing."""
 
 USUAL_OPSET = 18
 """The opset of a model of which nothing is said: what exporters write when nobody asks."""
@@ -73,27 +78,37 @@ class Legality:
         opset: int = 0,
         bodies: Bodies | None = None,
         contrib: Collection[str] | None = None,
+        highest: int = 0,
+        demands: Demands | None = None,
     ) -> None:
         """Take the kernels (``None``: everything is legal), the model's opset, and where definitions come from.
 
-        ``contrib`` are the operators of ``com.microsoft`` that the target runs, if the kernels do not tell.
+        ``contrib`` are the operators of ``com.microsoft`` that the target runs, if the kernels do not tell;
+        ``highest`` is the highest opset that may be emitted, 0 for any; ``demands`` is what else is wanted of nodes.
         """
         self.table = table
-        self.opset = opset or USUAL_OPSET
+        self.highest = highest
+        self.opset = min(opset or USUAL_OPSET, highest or opset or USUAL_OPSET)
         self.bodies = bodies
         self.contrib = contrib
+        self.demands = demands or None
         self._answers: dict[Any, _Answer] = {}
         self._definitions: dict[tuple[Graph, int], str] = {}
         self._others: dict[int, Legality] = {}
 
     @classmethod
-    def of(cls, target: Any, *, opset: int = 0, bodies: Bodies | None = None) -> Legality:
+    def of(cls, target: Any, *, opset: int = 0, bodies: Bodies | None = None, highest: int = 0) -> Legality:
         """Return the legality of a target: that of its first provider with a kernel table.
 
-        Where a provider without one comes first, operators of ``com.microsoft`` run only if the target says so: it
-        would leave them to the others.
+        ``highest`` is the highest opset that will be emitted, 0 for what the target says.
+
+        A provider that computes where the CPU provider does is no more than an accelerator of some nodes: there the
+        CPU provider's kernels count.  Where a provider without a table comes first, operators of ``com.microsoft``
+        run only if the target says so: it would leave them to the others.
         """
         providers = [name for name, _ in target.runtime.providers] if target is not None else []
+        if providers and providers[0] in ON_THE_HOST and CPU in providers:
+            providers = [CPU]
         contrib = target.constraints.contrib if target is not None else None
         for name in providers:
             try:
@@ -101,8 +116,20 @@ class Legality:
             except TargetError:
                 contrib = contrib or ()  # a provider of another build; what comes behind it is still known
                 continue
-            return cls(table, opset=opset, bodies=bodies, contrib=contrib)
+            highest = highest or target.runtime.opset.max or 0
+            demands = Demands(name, target.constraints if name == providers[0] else Constraints())
+            return cls(table, opset=opset, bodies=bodies, contrib=contrib, highest=highest, demands=demands)
         return cls(None, opset=opset, bodies=bodies)
+
+    @classmethod
+    def of_provider(cls, target: Any, name: str, *, opset: int) -> Legality:
+        """Return the legality of one provider of a target alone; raises ``TargetError`` when nothing is known of it.
+
+        The target's constraints are those of its first provider.
+        """
+        first = target.runtime.providers[0][0] == name
+        constraints = target.constraints if first else Constraints()
+        return cls(kernels(name), opset=opset, contrib=constraints.contrib, demands=Demands(name, constraints))
 
     @property
     def provider(self) -> str:
@@ -120,6 +147,11 @@ class Legality:
         """
         if self.table is None or not is_known(node):
             return ""
+        reason = self._not_run(node, proven=proven)
+        return reason or (self.demands.unmet(node, proven=proven) if self.demands else "")
+
+    def _not_run(self, node: Node, *, proven: bool) -> str:
+        """Return why no kernel runs a node rightly, nor its definition, ``""`` when one of them does."""
         answer = self._answer(node)
         reason = answer.reason
         if reason and answer.opset:
@@ -151,6 +183,8 @@ class Legality:
             return _Answer("" if node.op in self.contrib else f"the target does not run {node.qualified}")
         definition = self._definition(node)
         since = definition.since_version if definition is not None else 1
+        if self.highest and definition is not None and not node.domain and since > self.highest:
+            return _Answer(f"{node.op} is of opset {since}, and the target takes at most {self.highest}")
         types = self._constraints(node, definition)
         if isinstance(types, str):
             return _Answer(types)
@@ -165,7 +199,7 @@ class Legality:
         if node.domain:
             return node_schema(node)
         for version in (self.opset, *(v for v in history(node.op) if v > self.opset)):
-            if _says(node, version):
+            if says(node, version):
                 return standard(node.op, version)
         return standard(node.op, node.version)
 
@@ -209,7 +243,14 @@ class Legality:
         if opset == self.opset:
             return self
         if opset not in self._others:
-            other = Legality(self.table, opset=opset, bodies=self.bodies, contrib=self.contrib)
+            other = Legality(
+                self.table,
+                opset=opset,
+                bodies=self.bodies,
+                contrib=self.contrib,
+                highest=self.highest,
+                demands=self.demands,
+            )
             self._others[opset] = other
         return self._others[opset]
 
@@ -240,7 +281,7 @@ class _Answer(NamedTuple):
     """The opset in which its definition could run instead; 0 when that is not asked."""
 
 
-def _says(node: Node, version: int) -> bool:
+def says(node: Node, version: int) -> bool:
     """Whether an opset version can say what a node says, as far as its form tells."""
     if version >= node.version:
         return keeps_form(node, node.version, version)

@@ -59,12 +59,18 @@ class Context:
     """How lowering chooses: ``fused``, ``cost`` or ``standard``."""
     gains: Mapping[str, float] = field(default_factory=dict)
     """Rule → measured gain on the target's provider: time before over time after."""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """Rule → gain that was measured on this very model; it overrules ``gains`` and the cost model."""
     legality: Callable[[Node], str] | None = None
     """Says why the target does not run a node, ``""`` when it does; ``None`` when everything is legal."""
     on_rewrite: Callable[[Rewrite], None] | None = None
     """Is told of each rewrite by a rule just before it happens."""
     trace: Any = None
     """A ``Trace`` that is told of near misses."""
+    cost: Any = None
+    """The ``CostModel`` that lowering chooses by; ``None`` leaves the choice to ``gains``."""
+    decisions: list[Any] = field(default_factory=list)
+    """What lowering decided: each a ``Decision``."""
 
     def rules_of(self, stage: str, *, only: str = "") -> list[Rule]:
         """Return the rules of a stage that are not banned; ``only`` names one of them."""

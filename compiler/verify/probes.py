@@ -22,7 +22,7 @@ from compiler.ir.dtype import DType
 from compiler.ir.graph import Model, Value
 from compiler.ir.types import TensorType, Type, UnrankedType
 from compiler.verify.effort import Effort
-from compiler.verify.probes_bindings import bindings, size_of, symbols_of
+from compiler.verify.probes_bindings import bindings, size_of, symbols_of, telling_names
 from compiler.verify.probes_draw import CannotDraw, Slot, draw
 from compiler.verify.probes_roles import role_of
 
@@ -131,7 +131,9 @@ class ProbePlan:
     def _bindings(self, user: list[Probe]) -> Iterator[tuple[str, Mapping[str, int]]]:
         if user and user[0].binding:
             yield "user", user[0].binding
+        shapes = {s.name: s.type.shape for s in self.slots if isinstance(s.type, TensorType)}
         aliases = {s: s if not s.startswith("?") else f"{s}.{0 if s in self._first else 1}" for s in self.symbols}
+        aliases |= {s: name for s, name in telling_names(shapes).items() if s in aliases}
         for name, found in bindings(list(aliases.values())):
             yield name, {s: found[a] for s, a in aliases.items()}
 

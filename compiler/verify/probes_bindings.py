@@ -27,6 +27,33 @@ def bindings(symbols: Sequence[str]) -> Iterator[tuple[str, dict[str, int]]]:
             yield name, found
 
 
+def telling_names(inputs: Mapping[str, Sequence[Dim]]) -> dict[str, str]:
+    """Return names for symbols whose own say nothing (``s35``), by where they stand in which inputs.
+
+    ``inputs`` are shapes by the input's name.  A leading dim is a batch; of a cache, the last but one is what is past;
+    of a mask beside caches, the last is what is past and what is new together.
+    """
+    caches = any(_CACHE.search(name) for name in inputs)
+    new = next((shape[1] for name, shape in inputs.items() if _NEW.search(name) and len(shape) == 2), 1)
+    found: dict[str, str] = {}
+    for name, shape in inputs.items():
+        for axis, dim in enumerate(shape):
+            if not isinstance(dim, Expr) or not _MEANINGLESS.fullmatch(dim.text):
+                continue
+            if axis == 0:
+                found.setdefault(dim.text, "batch")
+            elif _CACHE.search(name) and axis == len(shape) - 2:
+                found.setdefault(dim.text, "past")
+            elif caches and "mask" in name and axis == len(shape) - 1 and isinstance(new, int):
+                found.setdefault(dim.text, f"past + {new}")
+    return found
+
+
+_MEANINGLESS = re.compile(r"(s|dim_?|unk__|d)\d+")
+_CACHE = re.compile(r"past|cache|mem")
+_NEW = re.compile(r"ids|tokens?")
+
+
 def usual(symbols: Sequence[str]) -> dict[str, int]:
     """Return the sizes at which models are timed when nobody says which: batch 1, length 128, images of 224."""
     rule = _guess(1, 128, 224)

@@ -2,7 +2,10 @@
 
 For providers of the installed ONNX Runtime the answer is read from its own kernel registry, so it cannot be
 out of date. Importing ONNX Runtime for that takes a fifth of a second, so the table is kept on disk for each
-build.
+build. For the others it comes from data beside this module, one file for each provider, which
+``tools/kernel_tables.py`` makes. Providers that compile register no kernels: their files list the operators that
+their converters take, at any version, and say types of the first operand only (the constraint ``*``). What they
+want besides is in ``demands.toml``.
 
 A kernel matches a node by the version in which the node's operator was last changed (its *since-version*, not
 the model's opset): one registered with an upper bound matches every since-version within its range, but one
@@ -27,8 +30,12 @@ from targets.names import check_provider
 
 _OPEN = 2**31 - 1
 """How ONNX Runtime writes the end of a range that has none."""
-_FORMAT = 1
+_FORMAT = 2
 """Version of the stored form; a change makes old cache files unused."""
+ANY_VERSION = 10_000
+"""The last version of an operator that a provider takes at any version."""
+FIRST_OPERAND = "*"
+"""The constraint that holds for the type of a node's first operand, whatever its name."""
 _HALF, _FLOAT = "tensor(float16)", "tensor(float)"
 
 
@@ -53,13 +60,16 @@ class Kernel(msgspec.Struct, frozen=True):
     @property
     def versions(self) -> str:
         """The range as text: ``11-21``, or ``22`` for a kernel without an upper bound."""
+        if self.last == ANY_VERSION:
+            return "any" if self.first == 1 else f"{self.first} and later"
         return str(self.first) if self.last in (None, self.first) else f"{self.first}-{self.last}"
 
     def refused(self, types: Mapping[str, str]) -> list[str]:
-        """Return the constraints that ``types`` violates; those that it does not mention are met."""
-        return [
-            name for name, accepted in self.types.items() if name in types and types[name] not in accepted
-        ]
+        """Return the constraints that ``types`` violates; those that it does not mention are met.
+
+        The constraint ``*`` holds for the first of ``types``.
+        """
+        return [name for name, accepted in self.types.items() if _type_of(name, types) not in (None, *accepted)]
 
 
 class Support(msgspec.Struct, frozen=True):
@@ -147,23 +157,37 @@ class KernelTable:
 def kernels(provider: str = "CPUExecutionProvider", *, cache: Path | None = None) -> KernelTable:
     """Return the kernels of an execution provider.
 
-    A provider of the installed ONNX Runtime is read live, any other from the data shipped in
-    ``kernels_data``. ``cache`` is the folder for what was read, by default the user's. Raises ``TargetError``
+    A provider of the installed ONNX Runtime is read live, any other from the data shipped beside this
+    module. ``cache`` is the folder for what was read, by default the user's. Raises ``TargetError``
     when ONNX Runtime has no such provider, is not installed, or the provider's data are not shipped.
     """
     check_provider(provider)
-    data = resources.files(__package__) / "kernels_data" / f"{provider}.json"
-    tables = _live(default_folder() if cache is None else cache)
-    if provider in tables:
-        return tables[provider]
-    if data.is_file():
-        stored = msgspec.json.decode(data.read_bytes(), type=_Stored)
-        return stored.tables()[provider]
-    why = f"the installed ONNX Runtime has no {provider}, and there is no data file for its kernels yet"
-    raise TargetError(why, file=provider, hint=f"kernels can be read for {', '.join(sorted(tables))}")
+    live, _ = _live(default_folder() if cache is None else cache)
+    if provider in live:
+        return live[provider]
+    shipped = _shipped(provider)
+    if shipped is not None:
+        return shipped
+    why = f"the installed ONNX Runtime has no {provider}, and nothing is known of what it runs"
+    raise TargetError(why, file=provider, hint=f"kernels can be read for {', '.join(sorted(live))}")
 
 
-class _Stored(msgspec.Struct, frozen=True):
+def installed_providers(*, cache: Path | None = None) -> tuple[str, ...]:
+    """Return the execution providers of the installed ONNX Runtime, in its order of priority."""
+    _, providers = _live(default_folder() if cache is None else cache)
+    return providers
+
+
+@lru_cache(maxsize=32)
+def _shipped(provider: str) -> KernelTable | None:
+    """Return the table of a provider that is shipped as data, ``None`` when there is none."""
+    data = resources.files(__package__) / f"{provider}.json"
+    if not data.is_file():
+        return None
+    return msgspec.json.decode(data.read_bytes(), type=Stored).tables()[provider]
+
+
+class Stored(msgspec.Struct, frozen=True):
     """Be the stored form of kernel tables: equal lists of types are written once."""
 
     source: str
@@ -172,6 +196,8 @@ class _Stored(msgspec.Struct, frozen=True):
     """Every list of accepted types."""
     kernels: list[tuple[str, str, str, int, int | None, dict[str, int]]]
     """Provider, domain, operator, first and last version, and constraints as positions in ``types``."""
+    providers: tuple[str, ...] = ()
+    """The providers of the runtime that was read; empty in shipped data."""
 
     def __post_init__(self) -> None:
         """Refuse positions that do not exist, so that a damaged file counts as one that does not decode."""
@@ -187,19 +213,20 @@ class _Stored(msgspec.Struct, frozen=True):
         return {name: KernelTable(name, tuple(rows), source=self.source) for name, rows in found.items()}
 
 
-def _live(folder: Path) -> dict[str, KernelTable]:
-    """Return the tables of the installed ONNX Runtime's providers."""
+def _live(folder: Path) -> tuple[dict[str, KernelTable], tuple[str, ...]]:
+    """Return the tables of the installed ONNX Runtime's providers that have one, and all of its providers."""
     current = installed()
     return _tables(f"kernels-{_FORMAT}-{current.version}-{current.build}", folder)
 
 
 @lru_cache(maxsize=4)
-def _tables(key: str, folder: Path) -> dict[str, KernelTable]:
-    """Return the tables stored under ``key``, reading the registry when there are none."""
-    return remembered(_Stored, _read_registry, key=key, folder=folder).tables()
+def _tables(key: str, folder: Path) -> tuple[dict[str, KernelTable], tuple[str, ...]]:
+    """Return the tables and providers stored under ``key``, reading the registry when there are none."""
+    stored = remembered(Stored, read_registry, key=key, folder=folder)
+    return stored.tables(), stored.providers
 
 
-def _read_registry() -> _Stored:
+def read_registry() -> Stored:
     """Import ONNX Runtime and copy its kernel registry."""
     from onnxruntime.capi import _pybind_state  # heavy, and not needed when the cache is warm
 
@@ -214,7 +241,8 @@ def _read_registry() -> _Stored:
         end = None if last == _OPEN else last
         rows.append((entry.provider, _canonical(entry.domain), entry.op_name, first, end, accepted))
     version, build = _pybind_state.get_version_string(), _pybind_state.get_build_info()
-    return _Stored(f"onnxruntime {version} ({build})", list(types), rows)
+    source = f"onnxruntime {version} ({build})"
+    return Stored(source, list(types), rows, tuple(_pybind_state.get_available_providers()))
 
 
 def _canonical(domain: str) -> str:
@@ -222,11 +250,16 @@ def _canonical(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
+def _type_of(constraint: str, types: Mapping[str, str]) -> str | None:
+    """Return the type that a constraint is about, ``None`` when ``types`` does not mention it."""
+    return next(iter(types.values()), None) if constraint == FIRST_OPERAND else types.get(constraint)
+
+
 def _refusal(matching: Sequence[Kernel], types: Mapping[str, str]) -> str:
     """Say which types no kernel takes, by the kernel that comes closest."""
     closest = min(matching, key=lambda kernel: len(kernel.refused(types)))
     return " and ".join(
-        f"{name} = {types[name]} (only {', '.join(_accepted(matching, name))})"
+        f"{_named(name)} = {_type_of(name, types)} (only {', '.join(_accepted(matching, name))})"
         for name in closest.refused(types)
     )
 
@@ -234,3 +267,8 @@ def _refusal(matching: Sequence[Kernel], types: Mapping[str, str]) -> str:
 def _accepted(matching: Sequence[Kernel], name: str) -> Iterator[str]:
     """List what any of the kernels accepts under a constraint, each type once."""
     yield from dict.fromkeys(kind for kernel in matching for kind in kernel.types.get(name, ()))
+
+
+def _named(constraint: str) -> str:
+    """Name a constraint for people."""
+    return "its first operand" if constraint == FIRST_OPERAND else constraint

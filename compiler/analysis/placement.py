@@ -1,0 +1,187 @@
+"""Say which node goes to which execution provider of a target, in how many partitions, and what breaks them.
+
+ONNX Runtime asks the providers in their order; each takes the nodes that it runs, and the CPU provider takes the rest.
+The answer here is by the same facts that legalization goes by (kernels, demands), so it is there before anything is
+installed.  Partitions are counted as the runtime makes them: nodes whose operands are ready are taken while any of them
+goes to the provider, then all others, and so on; each change costs copies, and for providers that compile, a graph of
+its own.  Nodes of nested graphs count where they go, and make no partitions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compiler.ir.graph import Graph, Model, Node
+from compiler.rewrite.legal import Legality
+from targets.errors import TargetError
+
+if TYPE_CHECKING:
+    from targets import Target
+
+CPU = "CPUExecutionProvider"
+
+_PLACES = 3
+"""Nodes that are named for each operator that breaks a partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one provider takes."""
+
+    provider: str
+    """The provider."""
+    nodes: int
+    """Nodes, those of nested graphs included."""
+    partitions: int
+    """Groups of nodes that run there without a change of provider."""
+    operators: dict[str, int]
+    """Nodes by operator, the most frequent first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """An operator that the first provider leaves to another."""
+
+    op: str
+    """The operator."""
+    nodes: int
+    """How many nodes."""
+    provider: str
+    """Who takes it instead."""
+    why: str
+    """Why the first provider does not take the first of them."""
+    where: tuple[str, ...]
+    """Names of some of the nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the nodes of a model go on a target; ``str()`` is a few lines of text."""
+
+    target: str
+    """The target's name."""
+    shares: tuple[Share, ...]
+    """What each provider takes, in the target's order; those without nodes are left out."""
+    breaks: tuple[Break, ...] = ()
+    """What the first provider leaves to others, the most frequent first."""
+    unknown: tuple[str, ...] = ()
+    """Providers of which nothing is known, so that they are taken to run nothing."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the first provider takes everything in one piece."""
+        return not self.breaks and all(s.partitions <= 1 for s in self.shares)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the placement as a JSON object."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{s.provider}: {s.nodes} nodes in {s.partitions} partitions" for s in self.shares]
+        for b in self.breaks:
+            names = f" ({', '.join(b.where)})" if b.where else ""
+            lines.append(f"{b.nodes} x {b.op} -> {b.provider}: {b.why}{names}")
+        lines += [f"{name}: it is not known what it runs" for name in self.unknown]
+        return "\n".join(lines)
+
+
+def place(model: Model, target: Target, *, opset: int = 0) -> Placement:
+    """Place the nodes of a model; ``opset`` is the one that it is emitted in, by default the model's own."""
+    providers, unknown = _providers(target, opset or model.opsets.get("", 0))
+    chosen: dict[Node, str] = {}
+    reasons: dict[Node, str] = {}
+    for node in model.graph.all_nodes():
+        for name, legality in providers:
+            reason = legality.why_not(node) if legality is not None else ""
+            if not reason:
+                chosen[node] = name
+                break
+            reasons.setdefault(node, reason)
+        else:
+            chosen[node] = CPU
+    order = list(dict.fromkeys([name for name, _ in providers] + [CPU]))
+    shares = tuple(s for name in order if (s := _share(name, model.graph, chosen)).nodes)
+    breaks = _breaks(order[0], chosen, reasons)
+    return Placement(target.name, shares, breaks, unknown)
+
+
+def _providers(target: Target, opset: int) -> tuple[list[tuple[str, Legality | None]], tuple[str, ...]]:
+    """Return the providers of a target with what they run (``None``: everything), and those that are not known."""
+    found: list[tuple[str, Legality | None]] = []
+    unknown = []
+    for name, _ in target.runtime.providers:
+        try:
+            found.append((name, None if name == CPU else Legality.of_provider(target, name, opset=opset)))
+        except TargetError:
+            unknown.append(name)
+    return found, tuple(unknown)
+
+
+def _share(provider: str, graph: Graph, chosen: dict[Node, str]) -> Share:
+    counts: dict[str, int] = {}
+    for node, name in chosen.items():
+        if name == provider:
+            counts[node.qualified] = counts.get(node.qualified, 0) + 1
+    operators = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return Share(provider, sum(counts.values()), _partitions(provider, graph, chosen), operators)
+
+
+def _partitions(provider: str, graph: Graph, chosen: dict[Node, str]) -> int:
+    """Count the groups of nodes of a provider, taking nodes as soon as their operands are ready."""
+    waiting = {node: len(_producers(node, graph)) for node in graph.nodes()}
+    readers: dict[Node, list[Node]] = {}
+    for node in waiting:
+        for producer in _producers(node, graph):
+            readers.setdefault(producer, []).append(node)
+    ready: tuple[deque[Node], deque[Node]] = (deque(), deque())
+    for node, count in waiting.items():
+        if not count:
+            ready[chosen[node] == provider].append(node)
+    count, mine = 0, bool(ready[True])
+    while ready[False] or ready[True]:
+        queue = ready[mine]
+        count += bool(mine and queue)
+        while queue:
+            for reader in readers.get(queue.popleft(), ()):
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    ready[chosen[reader] == provider].append(reader)
+        mine = not mine
+    return count
+
+
+def _producers(node: Node, graph: Graph) -> dict[Node, None]:
+    """Return the nodes of a graph that make what a node reads, also in graphs that are nested in it."""
+    found: dict[Node, None] = {}
+    todo = [node]
+    while todo:
+        reader = todo.pop()
+        for value in reader.inputs:
+            if value is not None and value.node is not None and value.graph is graph:
+                found[value.node] = None
+        for nested in reader.graphs():
+            todo += nested.nodes()
+            for value in nested.outputs:
+                if value.node is not None and value.graph is graph:
+                    found[value.node] = None
+    found.pop(node, None)
+    return found
+
+
+def _breaks(first: str, chosen: dict[Node, str], reasons: dict[Node, str]) -> tuple[Break, ...]:
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node in reasons:
+        if chosen[node] != first:
+            groups.setdefault((node.qualified, chosen[node]), []).append(node)
+    found = [
+        Break(op, len(nodes), provider, reasons[nodes[0]], tuple(filter(None, map(_name, nodes[:_PLACES]))))
+        for (op, provider), nodes in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda b: (-b.nodes, b.op)))
+
+
+def _name(node: Node) -> str:
+    return node.name or next(iter(node.loc.names), "") or next((o.name for o in node.outputs if not o.absent), "")

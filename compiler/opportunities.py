@@ -1,0 +1,242 @@
+"""Run the pipeline on a model in memory, and add up what it would gain: the composition behind ``ampc analyze``.
+
+A ledger sees each rewrite and each pass.  It prices the nodes that go and those that come; the sum over all entries is
+the difference between the graph before and after, so nothing is counted twice and nothing is left out.  Nothing is
+written and nothing is verified: what is found is what could be done, not what was.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from compiler import manager
+from compiler.analysis.opportunities import Blocked, Opportunities, Rewriting, Statement, snapshot
+from compiler.cost.model import CostModel
+from compiler.explaining import ExplainOptions, Questions
+from compiler.ir.edit import Journal
+from compiler.ir.graph import Model, Node
+from compiler.manager import PassRecord
+from compiler.operators import OperatorType, operator_type, type_of_qualified, weightiest
+from compiler.planning import plan, rule_context
+from compiler.rewrite.explain import NearMiss
+from compiler.rewrite.pattern import operators
+
+if TYPE_CHECKING:
+    from compiler.rewrite.engine import Rewrite
+    from targets import Target
+
+_ASKED = ("raise", "optimize", "lower")
+"""Stages whose near misses are told; normal forms and expansions are means to these."""
+
+_PLACES = 3
+"""Places of a near miss that are named."""
+
+_BLOCKED = 40
+"""Near misses that are kept."""
+
+_MINOR = frozenset({OperatorType.SHAPE, OperatorType.CONVERSION, OperatorType.CONSTANT})
+"""Types that a rewrite is done for only when it touches no other."""
+
+
+def cost_model(target: Target, binding: Mapping[str, int]) -> CostModel:
+    """Return what tells the time of nodes on a target, from the best source that there is."""
+    from compiler.cost.calibration import of_this_machine, shipped
+
+    threads = _threads(target)
+    own = of_this_machine(threads) if target.detected else None
+    return CostModel(
+        target, binding, calibration=own or shipped(target.runtime.providers[0][0]), threads=threads
+    )
+
+
+def _threads(target: Target) -> int:
+    given = target.runtime.session.get("intra_op_num_threads", 0)
+    return given if isinstance(given, int) and given > 0 else target.machine.cores
+
+
+def find_opportunities(
+    model: Model,
+    target: Target,
+    *,
+    binding: Mapping[str, int],
+    select: str = "cost",
+    progress: Callable[[str], None] | None = None,
+) -> Opportunities:
+    """Return what the target's pipeline would do to a model that was prepared, and what that gains.
+
+    The model is rewritten in place: it is the caller's copy.  ``binding`` gives dims their sizes, ``select`` says how
+    forms are chosen; ``progress`` is called with the name of each pass.
+    """
+    ledger = Ledger(cost_model(target, binding))
+    before = snapshot(model, ledger.us)
+    sources = ledger.sources(model)
+    context = rule_context(target, model, select=select, listeners=[ledger.rewrote])
+    asked = [cls for cls in manager.known_rules().values() if cls.stage in _ASKED]
+    questions = Questions(
+        model, context, plan(None, target=target), asked, ExplainOptions(), observers=[ledger], progress=progress
+    )
+    questions.run(to_the_end=True)
+    after = snapshot(model, ledger.us)
+    return Opportunities(
+        us=before.us,
+        us_after=after.us,
+        nodes=before.nodes,
+        nodes_after=after.nodes,
+        families=before.families,
+        families_after=after.families,
+        rewrites=ledger.rewritings(),
+        blocked=_blocked(questions, ledger),
+        stages=before.stages,
+        stages_after=after.stages,
+        sources=sources,
+        threads=ledger.costs.threads,
+    )
+
+
+# The ledger --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Done:
+    """One rewrite by a rule that the running pass did."""
+
+    rule: str
+    stage: str
+    gone: list[Node]
+    made: list[Node]
+
+
+@dataclass(slots=True)
+class _Entry:
+    count: int = 0
+    gain_us: float = 0.0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Prices what rewrites and passes remove and add: an observer of the pass manager, and a listener of rewrites."""
+
+    costs: CostModel
+    """What tells the time of nodes."""
+    entries: dict[tuple[str, str, OperatorType], _Entry] = field(default_factory=dict)
+    """Rule or pass, its stage, what it was done for → what it gained."""
+    _prices: dict[Node, float] = field(default_factory=dict)
+    _running: list[_Done] = field(default_factory=list)
+
+    def us(self, node: Node) -> float:
+        """Return the microseconds of a node; those of one that is gone are those it had."""
+        found = self._prices.get(node)
+        if found is None:
+            found = self._prices[node] = self.costs.cost(node).us
+        return found
+
+    def sources(self, model: Model) -> dict[str, int]:
+        """Return how many nodes' times come from which source."""
+        found: dict[str, int] = {}
+        for node in model.graph.all_nodes():
+            source = self.costs.cost(node).source
+            found[source] = found.get(source, 0) + 1
+        return dict(sorted(found.items()))
+
+    def before(self, model: Model, name: str) -> None:
+        """Price all nodes that the pass may remove."""
+        self._running.clear()
+        for node in model.graph.all_nodes():
+            self.us(node)
+
+    def rewrote(self, rewrite: Rewrite) -> None:
+        """Take note of a rewrite that is about to happen."""
+        for node in (*rewrite.match.nodes(), *rewrite.made.nodes):
+            self.us(node)
+        self._running.append(_Done(rewrite.rule, rewrite.stage, rewrite.match.nodes(), rewrite.made.nodes))
+
+    def after(self, model: Model, record: PassRecord, journal: Journal) -> None:
+        """Enter what the pass did, as it was kept: rewrites first, and what is left for the pass itself."""
+        counted: dict[Node, None] = {}
+        for done in self._running:
+            gone = [n for n in done.gone if n.graph is None and n not in counted]
+            counted.update(dict.fromkeys((*gone, *done.made)))
+            self._enter(done.rule, done.stage, gone, done.made)
+        for node in journal.erased:
+            if node.graph is None and node not in counted and node not in journal.inserted:
+                self._enter(record.name, "pass", [node], [])
+        for node in journal.inserted:
+            if node.graph is not None and node not in counted:
+                self._enter(record.name, "pass", [], [node])
+        for node in journal.modified:
+            self._reprice(node, record.name)
+
+    def _enter(self, name: str, stage: str, gone: Iterable[Node], made: Iterable[Node]) -> None:
+        gone, made = list(gone), list(made)
+        entry = self.entries.setdefault((name, stage, _done_for(gone, made)), _Entry())
+        entry.count += 1 if stage != "pass" else len(gone)
+        entry.gain_us += sum(map(self.us, gone)) - sum(map(self.us, made))
+
+    def _reprice(self, node: Node, name: str) -> None:
+        if node.graph is None or node not in self._prices:
+            return
+        old = self._prices.pop(node)
+        if (change := old - self.us(node)) != 0.0:
+            kind = operator_type(node.op, node.domain)
+            self.entries.setdefault((name, "pass", kind), _Entry()).gain_us += change
+
+    def rewritings(self) -> tuple[Rewriting, ...]:
+        """Return all entries, what gains the most first."""
+        rules, passes = manager.known_rules(), manager.known_passes()
+        found = []
+        for (name, stage, kind), entry in self.entries.items():
+            cls: Any = rules.get(name) if stage != "pass" else passes.get(name)
+            summary = (inspect.getdoc(cls) or "").partition("\n")[0] if cls is not None else ""
+            found.append(Rewriting(name, kind, stage, entry.count, entry.gain_us, summary.replace("``", "`")))
+        return tuple(sorted(found, key=lambda r: (-r.gain_us, r.name, r.type)))
+
+
+def _done_for(gone: list[Node], made: list[Node]) -> OperatorType:
+    """Return what a rewrite is done for: the weightiest of what it makes, or else of what it removes."""
+    for nodes in (made, gone):
+        kinds = {operator_type(n.op, n.domain): None for n in nodes}
+        if heavy := [kind for kind in kinds if kind not in _MINOR]:
+            return weightiest(heavy)
+    return weightiest(operator_type(n.op, n.domain) for n in (*made, *gone))
+
+
+# Near misses -------------------------------------------------------------------------------------
+
+
+def _blocked(questions: Questions, ledger: Ledger) -> tuple[Blocked, ...]:
+    """Return the near misses of the pipeline, the nearest for each place, those where the most time is first."""
+    nearest: dict[tuple[OperatorType, tuple[str, ...]], Blocked] = {}
+    for group in questions.groups():
+        found = _one_blocked(group, ledger)
+        if found.statements > 1 or found.kind != "guard":  # an operator alone is no sign of what the rule is for
+            nearest.setdefault((found.type, found.places), found)
+    kept = sorted(nearest.values(), key=lambda b: (-b.us, b.rule, b.reason))
+    return tuple(kept[:_BLOCKED])
+
+
+def _one_blocked(group: list[NearMiss], ledger: Ledger) -> Blocked:
+    first = group[0]
+    made = [type_of_qualified(op) for s in first.rule.replacement.statements for op in sorted(operators(s))]
+    part = {node: None for miss in group for node in (miss.root, *miss.matched.values(), *miss.alike.values())}
+    return Blocked(
+        rule=first.rule.name,
+        type=weightiest(made),
+        stage=first.rule.stage,
+        kind=first.kind,
+        reason=first.reason,
+        matched=len(first.matched),
+        statements=len(first.pattern.statements),
+        count=len(group),
+        places=tuple(dict.fromkeys(_place(miss.root) for miss in group))[:_PLACES],
+        us=sum(map(ledger.us, part)),
+        form=tuple(Statement(line.text, line.state) for line in first.lines()),
+    )
+
+
+def _place(node: Node) -> str:
+    name = next(iter(node.loc.names), "") or node.name or next((f"%{o.name}" for o in node.outputs if not o.absent), "")
+    return f"{node.qualified} at {name}" if name else node.qualified
+

@@ -1,0 +1,106 @@
+"""Say which demands of a target's provider a node does not meet, beyond kernels: constants, ranks, attributes, shapes.
+
+Kernels and what they get wrong are known elsewhere (``legal``, ``restrictions``).  What stands here is data: what
+converters of compiling providers want of an operator (``targets/kernels/demands.toml``), and what a target's table
+``constraints`` wants of every node.  A demand that cannot be decided counts against a node only when the answer is to
+be ``proven``; then a value whose rank is not known may have too many dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from compiler.ir.graph import Node, Value
+from compiler.ir.schema import node_schema
+from compiler.rewrite.restrictions import Condition, shaped
+from targets.kernels.demands import Demand, demands
+from targets.schema import Constraints
+
+CONTROL = ("If", "Loop", "Scan", "SequenceMap")
+"""Operators that hold graphs; providers that compile leave them to the runtime."""
+
+
+class Demands:
+    """What one provider of a target wants of nodes."""
+
+    def __init__(self, provider: str, constraints: Constraints) -> None:
+        """Look up the provider; ``constraints`` are the target's."""
+        self.constraints = constraints
+        self.by_operator = demands().get(provider, {})
+
+    def __bool__(self) -> bool:
+        """Whether anything is wanted at all."""
+        return bool(self.by_operator) or self.constraints != Constraints()
+
+    def unmet(self, node: Node, *, proven: bool) -> str:
+        """Return the first demand that a node does not meet, ``""`` when it meets all."""
+        for holds, complaint in self._conditions(node):
+            if holds is False or (holds is None and proven):
+                return complaint
+        return ""
+
+    def _conditions(self, node: Node) -> Iterator[Condition]:
+        wanted = self.constraints
+        yield node.qualified not in wanted.lacks, f"the target does not run {node.qualified}"
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None and not v.absent]
+        if wanted.max_rank is not None:
+            for value in values:
+                yield _within(value, wanted.max_rank), f"{shaped(value)} has more than {wanted.max_rank} dims"
+        if not wanted.empty_tensors:
+            for value in values:
+                yield 0 not in (value.shape or ()), f"{shaped(value)} is empty"
+        if node.op in wanted.constant_weights and not node.domain:
+            for value in node.inputs[1:]:
+                yield value is None or is_weight(value), f"{shaped(value)} is no constant"
+        found = self.by_operator.get(node.op) if not node.domain else None
+        if found is not None:
+            yield from _of_operator(node, found)
+
+
+def _of_operator(node: Node, wanted: Demand) -> Iterator[Condition]:
+    definition = node_schema(node)
+    if definition is None:
+        return
+    named = {}
+    for i, value in enumerate(node.inputs):
+        formal = definition.formal_input(i)
+        if formal is not None:
+            named[formal.name] = value
+    for name in wanted.constant:
+        value = named.get(name)
+        yield value is None or is_weight(value), f"{name} of {node.op} is no constant"
+    for name in wanted.absent:
+        yield named.get(name) is None, f"{node.op} has the operand {name}"
+    first = node.input(0)
+    if wanted.ranks and first is not None:
+        rank = first.rank
+        yield None if rank is None else rank in wanted.ranks, f"{node.op} of {shaped(first)}, which has {rank} dims"
+    for name, accepted in wanted.attributes.items():
+        spec = definition.attributes.get(name)
+        found = _plain(node.attr(name, spec.default if spec is not None else None))
+        yield found is None or found in accepted, f"{node.op} with {name} = {found}"
+    if wanted.outputs:
+        asked = sum(not o.absent for o in node.outputs)
+        yield asked <= wanted.outputs, f"{node.op} with {asked} results"
+    if wanted.last_axis and first is not None:
+        spec = definition.attributes.get("axis")
+        axis = node.attr("axis", spec.default if spec is not None else -1)
+        rank = first.rank
+        yield None if rank is None else axis in (-1, rank - 1), f"{node.op} along axis {axis}"
+
+
+def is_weight(value: Value) -> bool:
+    """Whether a value is a constant, or one that is stored in few bits and dequantized."""
+    if value.constant is not None:
+        return True
+    node = value.node
+    return node is not None and node.is_op("DequantizeLinear") and all(v and v.constant for v in node.inputs)
+
+
+def _within(value: Value, most: int) -> bool | None:
+    return None if value.rank is None else value.rank <= most
+
+
+def _plain(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,142 @@
+"""Who is faster: what is known from before, else what is measured now, within a budget of seconds.
+
+What is not certain is not told: a comparison on a busy machine, or one for which there is no time, gives ``None``, and
+the tuner keeps the choice that it would have made without.  Numbers are rounded as they are stored, so that a decision
+is the same whether it was measured now or earlier.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from compiler.errors import WorkerError
+from compiler.measure.comparisons import Comparison, Comparisons, comparison_key
+from compiler.measure.instrument import Instrument, Variant
+from compiler.measure.intervals import ROUNDS
+
+_START = 1.0
+"""Seconds that starting two processes and loading small models takes."""
+
+
+@dataclass(slots=True)
+class Judge:
+    """Compares variants, and keeps account of the seconds that this takes."""
+
+    instrument: Instrument
+    """What measures."""
+    store: Comparisons
+    """What was measured before."""
+    seconds: float
+    """The budget; 0 to go by what is known."""
+    environment: Mapping[str, Any]
+    """What all times depend on: versions, processor, threads."""
+    spent: float = 0.0
+    """Seconds of the budget that are gone."""
+    measured: int = 0
+    """Comparisons that were measured now."""
+    reused: int = 0
+    """Comparisons that were known."""
+    undecided: int = 0
+    """Comparisons that were not possible: no time, or a busy machine."""
+    restless: int = 0
+    """Those among them that were measured on a busy machine."""
+    failures: dict[str, None] = field(default_factory=dict)
+    """Why variants could not be timed."""
+
+    def left(self, share: float = 1.0) -> float:
+        """Return the seconds that are left of a share of the budget."""
+        return share * self.seconds - self.spent
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Count the time of what is done inside against the budget."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent += time.perf_counter() - start
+
+    def compare(
+        self,
+        what: str,
+        before: Variant,
+        after: Variant,
+        feeds: Mapping[str, Any],
+        *,
+        identity: Sequence[Any],
+        seconds: float,
+        run_s: float,
+        share: float = 1.0,
+        bound: bool = False,
+    ) -> Comparison | None:
+        """Return how many times as fast ``after`` is, ``None`` where that cannot be told.
+
+        ``identity`` says, as JSON values, what is compared; settings and the environment are added to it.  ``seconds``
+        is how long to measure, ``run_s`` the seconds of a run, by which it is known what cannot be done in time.
+        ``share`` is the share of the budget that may be spent when this ends.
+        """
+        settings = [dict(v.settings) for v in (before, after)]
+        key = comparison_key(what, identity=list(identity), settings=settings, **self.environment)
+        known = self.store.get(key)
+        if known is not None:
+            self.reused += 1
+            return known
+        seconds = min(seconds, self.left(share))
+        if seconds < _START + (2 * ROUNDS + 6) * 2 * run_s:
+            self.undecided += 1
+            return None
+        with self.spending():
+            found = self._measure(before, after, feeds, seconds, run_s, bound)
+        if found is None:
+            self.undecided += 1
+            return None
+        self.store.put(key, what, found)
+        self.measured += 1
+        return found
+
+    def _measure(
+        self, before: Variant, after: Variant, feeds: Mapping[str, Any], seconds: float, run_s: float, bound: bool
+    ) -> Comparison | None:
+        burst_s = max(0.01, min(0.2, seconds / 40))
+        variants = {"before": before, "after": after}
+        try:
+            timings = self.instrument.measure(
+                variants, feeds, seconds=max(0.0, seconds - _START - 8 * run_s), burst_s=burst_s, bound=bound
+            )
+        except WorkerError as error:
+            self.failures[error.why or error.what] = None
+            return None
+        if timings["after"].conditions.busy:
+            self.restless += 1
+            return None
+        return Comparison.of(timings["before"], timings["after"])
+
+    def report(self) -> dict[str, float]:
+        """Return what is not the same for equal stores: seconds and counts."""
+        return {
+            "seconds": round(self.spent, 2),
+            "measured": self.measured,
+            "reused": self.reused,
+            "undecided": self.undecided,
+            "busy": self.restless,
+        }
+
+
+def environment(threads: int | None, providers: Sequence[Any]) -> dict[str, Any]:
+    """Return what times depend on besides the models: the runtime, the processor, threads and processors."""
+    from compiler.cost.calibration import processor_name
+    from compiler.verify.certificate import versions
+
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "runtime": versions()["onnxruntime"],
+        "processor": processor_name(),
+        "processors": processors,
+        "threads": threads,
+        "providers": list(providers),
+    }
