@@ -1,8 +1,9 @@
 """ampc: a compiler from ONNX to ONNX that verifies what it hands over.
 
 ``compile_model`` compiles, ``check_models`` compares two models, ``analyze_model`` looks at one, ``bench_models`` times
-some side by side, ``load_session`` opens a bundle.  ``optimize_operators`` and ``OperatorOptimizer`` do the same for one
-model in a call, or step by step.  Errors derive from ``AmpcError``.  The names are imported when they are first used.
+some side by side, ``load_session`` opens a bundle.  ``optimize_operators`` and ``OperatorOptimizer`` do the same for
+one model in a call, or step by step.  Errors derive from ``AmpcError``.  The names are imported when they are first
+used.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from compiler.measure.instrument import Timing, Variant
     from compiler.operators import OperatorType
     from compiler.optimizer import OperatorOptimizer, OptimizationTarget, optimize_operators
+    from compiler.predicting import ModelTime, predict_model, profile_model
     from compiler.result import Result
     from compiler.surgeon import from_surgeon, surgeon_pass, to_surgeon
 
@@ -28,6 +30,7 @@ __all__ = [
     "CompilerError",
     "InputError",
     "ModelError",
+    "ModelTime",
     "OperatorOptimizer",
     "OperatorType",
     "OptimizationTarget",
@@ -41,12 +44,15 @@ __all__ = [
     "from_surgeon",
     "load_session",
     "optimize_operators",
+    "predict_model",
+    "profile_model",
     "surgeon_pass",
     "to_surgeon",
 ]
 
 _HOMES = {
     "Analysis": "compiler.analysis.report",
+    "ModelTime": "compiler.predicting",
     "OperatorOptimizer": "compiler.optimizer",
     "OperatorType": "compiler.operators",
     "OptimizationTarget": "compiler.optimizer",
@@ -60,6 +66,8 @@ _HOMES = {
     "from_surgeon": "compiler.surgeon",
     "load_session": "compiler.api",
     "optimize_operators": "compiler.optimizer",
+    "predict_model": "compiler.predicting",
+    "profile_model": "compiler.predicting",
     "surgeon_pass": "compiler.surgeon",
     "to_surgeon": "compiler.surgeon",
 }

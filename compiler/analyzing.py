@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from compiler.api import guarded
 from compiler.errors import AmpcError, InputError
+from compiler.placing import placement_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -27,6 +28,7 @@ def analyze_model(
     *,
     target: str | os.PathLike[str] | Target = "auto",
     binding: Mapping[str, int] | None = None,
+    dims: Mapping[str, int] | None = None,
     opportunities: bool = True,
     select: str = "cost",
     progress: Callable[[str], None] | None = None,
@@ -34,15 +36,16 @@ def analyze_model(
     """Analyze an ONNX model (a file, IR text, or a ModelProto) without running it.
 
     ``target`` decides which kernels and peak rates count; ``binding`` gives dynamic dims sizes for the estimate of
-    work (others: batch 1, lengths 128, the rest 64).  With ``opportunities`` the target's pipeline is tried in memory,
-    with ``select`` as in ``compile_model``, to say what it would gain and what keeps more from happening; ``progress``
-    is called with the name of each pass.  The model is not changed.  Raises ``InputError`` (``ModelError`` for the
-    model itself).
+    work (others: batch 1, lengths 128, the rest 64), and ``dims`` gives them sizes for good, as in ``compile_model``;
+    where the target needs all sizes, those that are not given are taken to be usual ones.  With ``opportunities`` the
+    target's pipeline is tried in memory, with ``select`` as in ``compile_model``, to say what it would gain and what
+    keeps more from happening; ``progress`` is called with the name of each pass.  The model is not changed.  Raises
+    ``InputError`` (``ModelError`` for the model itself).
     """
     chosen = str(target) if isinstance(target, str | os.PathLike) else target
 
     def run() -> Analysis:
-        found, prepared, loaded = _analyze(model, chosen, dict(binding or {}))
+        found, prepared, loaded = _analyze(model, chosen, dict(binding or {}), dict(dims or {}))
         return _with_opportunities(found, prepared, loaded, select, progress) if opportunities else found
 
     return guarded(run)
@@ -64,7 +67,24 @@ def _with_opportunities(
         )
     except AmpcError as error:
         return dataclasses.replace(found, notes=(*found.notes, f"what could be gained is not known: {error.what}"))
-    return dataclasses.replace(found, opportunities=gained)
+    after = placement_of(model, target) if found.placement is not None else None
+    return dataclasses.replace(found, opportunities=gained, compiled=after)
+
+
+def _bound(
+    source: str | os.PathLike[str] | ModelProto, target: Target, dims: dict[str, int]
+) -> tuple[Model, str]:
+    """Open a model and bind dims: those that were given, and all others where the target needs that, with a note."""
+    from compiler.frontend.binding import bind_dims
+    from compiler.opening import open_model
+    from compiler.placing import unshared, usual_sizes
+
+    model = open_model(unshared(source))
+    sizes = usual_sizes(model, dims) if target.constraints.static_shapes else dims
+    if sizes:
+        bind_dims(model, sizes)
+    assumed = ", ".join(f"{name} = {size}" for name, size in sizes.items() if name not in dims)
+    return model, f"{target.name} needs the size of every dim; taken as {assumed}" if assumed else ""
 
 
 def write_page(found: Analysis, path: str | os.PathLike[str]) -> None:
@@ -78,15 +98,15 @@ def write_page(found: Analysis, path: str | os.PathLike[str]) -> None:
 
 
 def _analyze(
-    source: str | os.PathLike[str] | ModelProto, target: str | Target, binding: dict[str, int]
+    source: str | os.PathLike[str] | ModelProto, target: str | Target, binding: dict[str, int], dims: dict[str, int]
 ) -> tuple[Analysis, Model, Target]:
     """Return an analysis, and the model and the target that it is of."""
     from compiler.analysis.report import analyze
-    from compiler.opening import open_model, prepare
+    from compiler.opening import prepare
     from compiler.settings import load_target
 
     chosen = load_target(target)
-    model = open_model(source)
+    model, assumed = _bound(source, chosen, dims)
     declared = _declared(model)
     prepare(model)
     symbols = {s for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int) for s in d.symbols()}
@@ -104,7 +124,8 @@ def _analyze(
         declared=declared,
         kernels=kernels,
         binding=binding,
-        notes=(note,) if note else (),
+        notes=tuple(filter(None, (assumed, note))),
+        placement=placement_of(model, chosen) if len(chosen.runtime.providers) > 1 else None,
     )
     return found, model, chosen
 

@@ -41,8 +41,7 @@ def bench_models(
             raise InputError("there is nothing to measure", hint="name models or bundles")
         with Instrument(threads=threads, timeout_s=timeout) as instrument:
             feeds = _feeds(next(iter(variants.values())), instrument, _arrays(inputs), dims, seed)
-            instrument.close()  # what was only tried must not count as memory
-            return instrument.measure(variants, feeds.values, seconds=seconds, loads=3, profile=profile)
+            return instrument.measure(variants, feeds.values, seconds=seconds, sittings=4, profile=profile)
 
     return guarded(run)
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compiler.errors import WorkerError
+from compiler.errors import InputError, WorkerError
 
 if TYPE_CHECKING:
     from compiler.cost.calibration import Calibration
-    from compiler.cost.cases import Case
+    from compiler.cost.case import Case
     from compiler.cost.kinds import Kind
     from compiler.ir.constant import Constant
     from compiler.ir.dtype import DType
@@ -64,7 +64,8 @@ def calibrate(
     """Measure this machine's kernels with some number of threads and write what they take.
 
     ``output`` is the file, by default that in the user's cache folder which compilations look for; ``seconds`` the time
-    for each case, in several ``passes`` over all, so that no case meets only a slow moment; ``only`` keeps to operators of kinds that begin so.  Raises ``WorkerError`` and ``InputError``.
+    for each case, in several ``passes`` over all, so that no case meets only a slow moment; ``only`` keeps to kinds
+    whose keys begin so.  Raises ``WorkerError`` and ``InputError``.
     """
     from compiler.backend.atomic import write_atomic
     from compiler.cost import calibration as files
@@ -207,11 +208,29 @@ class _Drawn:
         return Constant.from_array(draw.integers(0, 8, shape).astype(dtype.numpy), dtype)
 
 
-def threads_to_calibrate() -> Iterator[int]:
-    """Yield the numbers of threads that ``ampc calibrate`` measures unless told: one, and all cores."""
+def calibrate_machine(
+    *, threads: int | None = None, output: Path | None = None, tell: Callable[[str], None] | None = None
+) -> list[dict[str, Any]]:
+    """Calibrate with one thread and with all cores, or with ``threads``; return a record of each calibration.
+
+    Raises ``InputError`` when ``output`` names one file for several calibrations, or cannot be written.
+    """
     from targets.machine import machine
 
-    cores = machine().cores
-    yield 1
-    if cores > 1:
-        yield cores
+    counts = [threads] if threads is not None else sorted({1, machine().cores})
+    if output is not None and len(counts) > 1:
+        raise InputError("one file cannot hold the calibrations of several numbers of threads", hint="add --threads N")
+    records = []
+    for count in counts:
+        found = calibrate(threads=count, output=output, tell=tell)
+        points = sum(len(p) for p in found.calibration.points.values())
+        records.append(
+            {
+                "path": str(found.path),
+                "threads": count,
+                "kinds": len(found.calibration.points),
+                "points": points,
+                "left_out": list(found.left_out),
+            }
+        )
+    return records

@@ -246,10 +246,18 @@ def check(*, first: str, second: str, memory_limit: str | None, as_json: bool, *
 
 @app.command(
     short_help="Show what MODEL is made of, and what slows it down.",
-    params=[opt.MODEL, opt.TARGET, opt.SELECT, opt.BIND, opt.QUICK, opt.HTML, opt.JSON],
+    params=[opt.MODEL, opt.TARGET, opt.SELECT, opt.DIM, opt.BIND, opt.QUICK, opt.HTML, opt.JSON],
 )
 def analyze(
-    *, model: str, target: str, select: str, bind: tuple[str, ...], quick: bool, html: str | None, as_json: bool
+    *,
+    model: str,
+    target: str,
+    select: str,
+    dim: tuple[str, ...],
+    bind: tuple[str, ...],
+    quick: bool,
+    html: str | None,
+    as_json: bool,
 ) -> None:
     """Show what MODEL is made of, where its time goes, what can be gained, and which cliffs it stands at."""
     from compiler.analyzing import analyze_model, write_page
@@ -259,6 +267,7 @@ def analyze(
             model,
             target=target,
             binding=opt.parse_binding(bind),
+            dims=opt.parse_binding(dim),
             opportunities=not quick,
             select=select,
             progress=tell,
@@ -334,6 +343,24 @@ def explain(*, model: str, as_json: bool, **options: Any) -> None:
     from compiler import render_rules
 
     cli_output.show(*render_rules.explanation(record))
+
+
+@app.command(
+    short_help="Measure this machine's kernels, about a minute for each number of threads.",
+    params=[opt.CALIBRATED_THREADS, opt.CALIBRATION, opt.JSON],
+)
+def calibrate(*, threads: int | None, output: str | None, as_json: bool) -> None:
+    """Measure what the runtime's kernels take on this machine; compiling for `auto` chooses by it from then on."""
+    from compiler.calibrating import calibrate_machine
+
+    with cli_output.progress("calibrating", hidden=as_json) as tell:
+        records = calibrate_machine(threads=threads, output=Path(output) if output else None, tell=tell)
+    if as_json:
+        cli_output.write_json({"calibrations": records})
+        return
+    for record in records:
+        text = f"{record['kinds']} kinds of kernels from {record['points']} cases, {record['threads']} thread(s)"
+        cli_output.write(f"{text}\nwritten {record['path']}\n")
 
 
 @app.command(params=[opt.JSON])

@@ -217,6 +217,12 @@ LOG_REWRITES = option(
     flag_value="-",
     shell_complete=complete_file,
 )
+CALIBRATION = option(
+    "--output -o", "FILE", "Write the calibration there, not into the cache folder.", shell_complete=complete_file
+)
+CALIBRATED_THREADS = option(
+    "--threads", "N", "Measure with N threads only, not with one and with all cores.", type=Whole(min=1)
+)
 EXPLAIN = flag("--explain", "Show what was decided where, by which predicted cost.")
 VERBOSE = flag("--verbose -v", "Show also what each rule did, and the time that it took.")
 

@@ -28,8 +28,8 @@ from compiler.errors import InputError, ModelError, UnsupportedError
 from compiler.frontend.binding import bind_dims
 from compiler.ir.graph import Model
 from compiler.manager import Runner, Step
-from compiler.observe import Dumper, Progress, RewriteLog
 from compiler.narrowing import NOTE, needs_widening, widened
+from compiler.observe import Dumper, Progress, RewriteLog
 from compiler.opening import open_model, prepare
 from compiler.placing import check_device, report_placement, require_static, unshared
 from compiler.planning import check_selection, plan, rule_context
@@ -223,6 +223,13 @@ class Compilation:
         self.weights = before.nbytes
         built = self._verified(model, place) if self.options.tune is None else self._tuned(model, place)
         report = self._report(built.attempt, before, built.certificate)
+        report |= report_placement(
+            built.attempt,
+            self.target,
+            dims=self.options.dims,
+            verified=self.options.verify,
+            file=lambda: self._as_file(built),
+        )
         if place is not None:
             self.write_manifest(place, built.files, report)
         settings = self.target.session_settings()
@@ -236,8 +243,7 @@ class Compilation:
         tuner = self.tuner = Tuner.start(self, model, self.scratch)
         tuner.weigh_rules(model)
         built = self._verified(self.load_again(), place)
-        while (slow := tuner.is_slower(path := self._as_file(built))) is not None:
-            tuner.find_guilty(built.attempt, path, slow)
+        while tuner.reverts_more(built.attempt, path := self._as_file(built)):
             built = self._verified(self.load_again(), place)
         before, census = self.target, Measures.of(built.attempt.model).census
         if tuner.tune_settings(path, census):
@@ -299,6 +305,7 @@ class Compilation:
             select=self.options.select,
             left_out=left_out,
             listeners=listeners,
+            cost=None if self.tuner is None else self.tuner.cost_model(model),
         )
         context.gains = {**context.gains, **self.gains}
         context.measured = self.gains
@@ -491,7 +498,6 @@ class Compilation:
             "rolled_back": dict(sorted(self.blame.reasons.items())),
             "disabled": sorted(self.options.disable),
             "notes": [*self.remarks, *self.blame.notes()],
-            **report_placement(attempt, self.target, dims=self.options.dims),
             **self.tuning_report(),
             "versions": versions(),
             TIMES: {

@@ -1,8 +1,8 @@
 """The cost model that a compilation chooses by: this machine's calibration if there is one, else the shipped one.
 
-What was calibrated here counts only where the target was read from this machine (``auto``); a target that was named gets
-the shipped calibration of its provider, so that it compiles to the same bytes everywhere.  A provider without one has
-no cost model: lowering then goes by the table of measured gains alone.
+What was calibrated here counts only where the target was read from this machine (``auto``); a target that was named
+gets the shipped calibration of its provider, so that it compiles to the same bytes everywhere.  A provider without one
+has no cost model: lowering then goes by the table of measured gains alone.
 """
 
 from __future__ import annotations

@@ -81,11 +81,16 @@ class WorkerError(CompilerError):
         self.kind = kind
 
 
+_LISTED = 20
+"""Names that a hint lists at most."""
+
+
 def nearest(name: str, valid: list[str]) -> str:
-    """Return a hint that names the valid names closest to ``name``, or all of them when none is close."""
+    """Return a hint that names the valid names closest to ``name``; when none is close, all of them, or the first."""
     import difflib
 
     close = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "valid names: " + ", ".join(sorted(valid))
+    others = f", and {len(valid) - _LISTED} others" if len(valid) > _LISTED else ""
+    return "valid names: " + ", ".join(sorted(valid)[:_LISTED]) + others

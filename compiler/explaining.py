@@ -165,10 +165,19 @@ class Questions:
         """Return what is legal in a stage, and which rules are selected where."""
         ctx = self.runner.ctx
         if stage != "expand":
-            return ctx, lambda rule, root: ctx.why_not_selected(rule)
+            return ctx, lambda rule, root: ctx.why_not_selected(rule) or self._why_not_chosen(rule, root)
         expander = Expander(ctx)
         runs = "the target runs the operator as it is"
         return replace(ctx, legality=expander.why_never), lambda rule, root: "" if expander.why_needed(root) else runs
+
+    def _why_not_chosen(self, rule: Rule, root: Node) -> str:
+        """Return why lowering decided against a rule at a place, ``""`` when it did not."""
+        names = set(root.loc.names)
+        for decision in (d for record in reversed(self.runner.records) for d in record.decisions):
+            asked = decision.chosen != rule.name and any(o.name == rule.name for o in decision.options[1:])
+            if asked and (names & set(decision.place.split(", ")) or decision.place == f"%{root.output.name}"):
+                return f"not chosen: {decision.why}"
+        return ""
 
     def groups(self) -> list[list[NearMiss]]:
         """Return near misses, those alike together, the nearest first; of all rules only a few each."""

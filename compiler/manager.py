@@ -34,7 +34,7 @@ DEFAULT_PIPELINE = (
     "common-subexpressions, dead-code), "
     "fixpoint{bound=8}(normalize, raise, fold, shape-chains, no-ops, cancel, common-subexpressions, dead-code), "
     "fold-batch-normalization, fold-scale, fold-pad, optimize, fold, cancel, "
-    "lower, expand, fold, shape-chains, no-ops, cancel, "
+    "lower, expand, legalize, fold, shape-chains, no-ops, cancel, "
     "share-constants, flush-denormals, common-subexpressions, dead-code"
 )
 """What runs when neither the target nor the user says otherwise."""

@@ -1,12 +1,12 @@
 """The metadata of an optimization: a typed record of what was done to a model, for whom, and what was checked.
 
-It says in one place, for programs, what the report and ``ampc.json`` say for the compiler: target, settings, decisions,
-operator counts before and after, verification, measured times, versions and hashes.  Its form is published: these
-classes are the definition, their field docstrings the manual, and ``metadata.schema.json`` beside this module is the JSON
-schema made from them.  Equal builds give equal metadata: how long compiling took is not part of it.
+It says in one place, for programs, what the report and ``ampc.json`` say for the compiler: target, settings,
+decisions, operator counts before and after, verification, measured times, versions and hashes.  Its form is published:
+these classes are the definition, their field docstrings the manual, and ``metadata.schema.json`` beside this module is
+the JSON schema made from them.  Equal builds give equal metadata: how long compiling took is not part of it.
 
-Considered and rejected: a schema written by hand, with a validator library.  It would be a second definition that drifts
-from the first, and one more dependency.
+Considered and rejected: a schema written by hand, with a validator library.  It would be a second definition that
+drifts from the first, and one more dependency.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A part of the metadata."""
 
 
-class Source(Part):
+class Source(Part, frozen=True):
     """The model that was optimized."""
 
     name: str
@@ -51,7 +51,7 @@ class Source(Part):
     """Digest of the file; empty for a model in memory."""
 
 
-class TargetFacts(Part):
+class TargetFacts(Part, frozen=True):
     """What the model was optimized for."""
 
     name: str
@@ -70,7 +70,7 @@ class TargetFacts(Part):
     """What the caller set otherwise than the target does."""
 
 
-class Settings(Part):
+class Settings(Part, frozen=True):
     """How ONNX Runtime is to be set up for the optimized model."""
 
     providers: list[tuple[str, dict[str, str]]]
@@ -81,7 +81,7 @@ class Settings(Part):
     """Session config entries."""
 
 
-class RuleFacts(Part):
+class RuleFacts(Part, frozen=True):
     """What one rule did that was tried."""
 
     stage: Literal["canonical", "raise", "optimize", "lower", "expand", ""]
@@ -94,7 +94,7 @@ class RuleFacts(Part):
     """Why it left places alone, and how often."""
 
 
-class PassFacts(Part):
+class PassFacts(Part, frozen=True):
     """What one run of one pass did."""
 
     name: str
@@ -115,7 +115,7 @@ class PassFacts(Part):
     """Why it was undone; empty when it was not."""
 
 
-class Decisions(Part):
+class Decisions(Part, frozen=True):
     """What was decided, and by what."""
 
     pipeline: str
@@ -134,7 +134,7 @@ class Decisions(Part):
     """Each run of each pass, in order."""
 
 
-class Counts(Part):
+class Counts(Part, frozen=True):
     """What a model is made of."""
 
     nodes: int
@@ -149,7 +149,7 @@ class Counts(Part):
     """Nodes by operator type."""
 
 
-class Verification(Part):
+class Verification(Part, frozen=True):
     """What was checked, and what came of it."""
 
     status: str
@@ -178,7 +178,7 @@ class Verification(Part):
     """What a reader should know besides."""
 
 
-class FileFacts(Part):
+class FileFacts(Part, frozen=True):
     """A file that was written."""
 
     bytes: int
@@ -189,7 +189,7 @@ class FileFacts(Part):
     """Digest of samples, for large files."""
 
 
-class Metadata(Part):
+class Metadata(Part, frozen=True):
     """The metadata of one optimization."""
 
     format: Literal[1]

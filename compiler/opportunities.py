@@ -1,20 +1,23 @@
 """Run the pipeline on a model in memory, and add up what it would gain: the composition behind ``ampc analyze``.
 
-A ledger sees each rewrite and each pass.  It prices the nodes that go and those that come; the sum over all entries is
-the difference between the graph before and after, so nothing is counted twice and nothing is left out.  Nothing is
-written and nothing is verified: what is found is what could be done, not what was.
+A ledger sees each rewrite and each pass.  It prices the nodes that go and those that come, and their neighbours anew,
+since the runtime may fuse them now or no longer.  So the entries add up to the difference between the graph before and
+after, but for layouts that change farther away.  Nothing is written and nothing is verified: what is found is what
+could be done, not what was.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from compiler import manager
-from compiler.analysis.opportunities import Blocked, Opportunities, Rewriting, Statement, snapshot
-from compiler.cost.model import CostModel
+from compiler.analysis.opportunities import FUSED, Blocked, Opportunities, Rewriting, Statement, snapshot
+from compiler.analysis.work import default_binding
+from compiler.cost.model import Cost, CostModel
+from compiler.costing import cost_model, threads_of
 from compiler.explaining import ExplainOptions, Questions
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Model, Node
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 _ASKED = ("raise", "optimize", "lower")
 """Stages whose near misses are told; normal forms and expansions are means to these."""
 
+_KNOWN = "CPUExecutionProvider"
+"""The provider whose fusions when it loads a model are known to the cost model."""
+
 _PLACES = 3
 """Places of a near miss that are named."""
 
@@ -41,20 +47,28 @@ _MINOR = frozenset({OperatorType.SHAPE, OperatorType.CONVERSION, OperatorType.CO
 """Types that a rewrite is done for only when it touches no other."""
 
 
-def cost_model(target: Target, binding: Mapping[str, int]) -> CostModel:
-    """Return what tells the time of nodes on a target, from the best source that there is."""
-    from compiler.cost.calibration import of_this_machine, shipped
+class Prices:
+    """What nodes take on a target, from the best source that there is."""
 
-    threads = _threads(target)
-    own = of_this_machine(threads) if target.detected else None
-    return CostModel(
-        target, binding, calibration=own or shipped(target.runtime.providers[0][0]), threads=threads
-    )
+    def __init__(self, target: Target, model: Model, binding: Mapping[str, int]) -> None:
+        """Take the cost model that compilations choose by, or where there is none the target's peak rates."""
+        self.threads = threads_of(target)
+        found = cost_model(target, model, binding=binding)
+        self.costs = found or CostModel(target, default_binding(model, binding), threads=self.threads)
+        self.as_run = target.runtime.providers[0][0] == _KNOWN
+        """Whether the runtime's own fusions are reckoned with."""
 
+    def cost(self, node: Node) -> Cost:
+        """Return what a node takes where it stands."""
+        if not self.as_run:
+            return self.written(node)
+        if self.costs.as_run.is_free(node):
+            return Cost(0.0, FUSED)
+        return self.costs.cost_as_run([node])
 
-def _threads(target: Target) -> int:
-    given = target.runtime.session.get("intra_op_num_threads", 0)
-    return given if isinstance(given, int) and given > 0 else target.machine.cores
+    def written(self, node: Node) -> Cost:
+        """Return what a node takes as it is written, wherever it stands."""
+        return self.costs.cost(node)
 
 
 def find_opportunities(
@@ -70,7 +84,8 @@ def find_opportunities(
     The model is rewritten in place: it is the caller's copy.  ``binding`` gives dims their sizes, ``select`` says how
     forms are chosen; ``progress`` is called with the name of each pass.
     """
-    ledger = Ledger(cost_model(target, binding))
+    prices = Prices(target, model, binding)
+    ledger = Ledger(prices)
     before = snapshot(model, ledger.us)
     sources = ledger.sources(model)
     context = rule_context(target, model, select=select, listeners=[ledger.rewrote])
@@ -92,7 +107,8 @@ def find_opportunities(
         stages=before.stages,
         stages_after=after.stages,
         sources=sources,
-        threads=ledger.costs.threads,
+        threads=prices.threads,
+        as_run=prices.as_run,
     )
 
 
@@ -119,25 +135,28 @@ class _Entry:
 class Ledger:
     """Prices what rewrites and passes remove and add: an observer of the pass manager, and a listener of rewrites."""
 
-    costs: CostModel
+    prices: Prices
     """What tells the time of nodes."""
     entries: dict[tuple[str, str, OperatorType], _Entry] = field(default_factory=dict)
     """Rule or pass, its stage, what it was done for → what it gained."""
-    _prices: dict[Node, float] = field(default_factory=dict)
+    _known: dict[Node, Cost] = field(default_factory=dict)
     _running: list[_Done] = field(default_factory=list)
 
     def us(self, node: Node) -> float:
         """Return the microseconds of a node; those of one that is gone are those it had."""
-        found = self._prices.get(node)
+        return self._cost(node).us
+
+    def _cost(self, node: Node) -> Cost:
+        found = self._known.get(node)
         if found is None:
-            found = self._prices[node] = self.costs.cost(node).us
+            found = self._known[node] = self.prices.cost(node)
         return found
 
     def sources(self, model: Model) -> dict[str, int]:
         """Return how many nodes' times come from which source."""
         found: dict[str, int] = {}
         for node in model.graph.all_nodes():
-            source = self.costs.cost(node).source
+            source = self._cost(node).source
             found[source] = found.get(source, 0) + 1
         return dict(sorted(found.items()))
 
@@ -148,40 +167,44 @@ class Ledger:
             self.us(node)
 
     def rewrote(self, rewrite: Rewrite) -> None:
-        """Take note of a rewrite that is about to happen."""
-        for node in (*rewrite.match.nodes(), *rewrite.made.nodes):
-            self.us(node)
+        """Take note of a rewrite that is about to happen; what it makes stands nowhere yet."""
+        for node in rewrite.made.nodes:
+            self._known[node] = self.prices.written(node)
         self._running.append(_Done(rewrite.rule, rewrite.stage, rewrite.match.nodes(), rewrite.made.nodes))
 
     def after(self, model: Model, record: PassRecord, journal: Journal) -> None:
         """Enter what the pass did, as it was kept: rewrites first, and what is left for the pass itself."""
-        counted: dict[Node, None] = {}
+        came: dict[Node, None] = {}
+        went: dict[Node, None] = {}
         for done in self._running:
-            gone = [n for n in done.gone if n.graph is None and n not in counted]
-            counted.update(dict.fromkeys((*gone, *done.made)))
+            gone = [n for n in done.gone if n.graph is None and n not in went]
+            went.update(dict.fromkeys(gone))
+            came.update(dict.fromkeys(done.made))
             self._enter(done.rule, done.stage, gone, done.made)
         for node in journal.erased:
-            if node.graph is None and node not in counted and node not in journal.inserted:
+            if node.graph is None and node not in went and (node in came or node not in journal.inserted):
                 self._enter(record.name, "pass", [node], [])
         for node in journal.inserted:
-            if node.graph is not None and node not in counted:
+            if node.graph is not None and node not in came:
                 self._enter(record.name, "pass", [], [node])
         for node in journal.modified:
-            self._reprice(node, record.name)
+            if change := self._repriced(node):
+                kind = operator_type(node.op, node.domain)
+                self.entries.setdefault((record.name, "pass", kind), _Entry()).gain_us += change
 
-    def _enter(self, name: str, stage: str, gone: Iterable[Node], made: Iterable[Node]) -> None:
-        gone, made = list(gone), list(made)
+    def _enter(self, name: str, stage: str, gone: list[Node], made: list[Node]) -> None:
+        """Enter a rewrite: what goes, what comes, and what both do to the price of their neighbours."""
         entry = self.entries.setdefault((name, stage, _done_for(gone, made)), _Entry())
         entry.count += 1 if stage != "pass" else len(gone)
-        entry.gain_us += sum(map(self.us, gone)) - sum(map(self.us, made))
+        spent = sum(map(self.us, made))
+        near = {n: None for n in _neighbours((*gone, *made)) if n not in made}
+        entry.gain_us += sum(map(self.us, gone)) - spent + sum(map(self._repriced, (*made, *near)))
 
-    def _reprice(self, node: Node, name: str) -> None:
-        if node.graph is None or node not in self._prices:
-            return
-        old = self._prices.pop(node)
-        if (change := old - self.us(node)) != 0.0:
-            kind = operator_type(node.op, node.domain)
-            self.entries.setdefault((name, "pass", kind), _Entry()).gain_us += change
+    def _repriced(self, node: Node) -> float:
+        """Price a node anew, and return how much less it takes."""
+        if node.graph is None or node not in self._known:
+            return 0.0
+        return self._known.pop(node).us - self.us(node)
 
     def rewritings(self) -> tuple[Rewriting, ...]:
         """Return all entries, what gains the most first."""
@@ -192,6 +215,16 @@ class Ledger:
             summary = (inspect.getdoc(cls) or "").partition("\n")[0] if cls is not None else ""
             found.append(Rewriting(name, kind, stage, entry.count, entry.gain_us, summary.replace("``", "`")))
         return tuple(sorted(found, key=lambda r: (-r.gain_us, r.name, r.type)))
+
+
+def _neighbours(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Yield the nodes that make what some nodes read, and those that read what they make."""
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.node is not None:
+                yield value.node
+        for value in node.outputs:
+            yield from value.users()
 
 
 def _done_for(gone: list[Node], made: list[Node]) -> OperatorType:

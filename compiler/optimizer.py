@@ -1,7 +1,7 @@
 """Optimize a model in one call, or step by step: analyze, optimize, keep the metadata.
 
-These names are thin: ``compile_model`` and ``analyze_model`` do the work, targets are those of ``ampc targets``, and what
-is written is verified as by ``ampc compile``.
+These names are thin: ``compile_model`` and ``analyze_model`` do the work, targets are those of ``ampc targets``, and
+what is written is verified as by ``ampc compile``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class OptimizationTarget(StrEnum):
     """x86-64 with AVX2 and FMA."""
     CPU_AVX512 = "cpu_avx512"
     """x86-64 with AVX-512."""
+    CPU_AVX512_NO_VNNI = "cpu_avx512_novnni"
+    """x86-64 with AVX-512, without its integer products."""
     CPU_OPENVINO = "cpu_openvino"
     """x86-64 through OpenVINO."""
     GPU_CUDA = "gpu_cuda"
@@ -68,7 +70,8 @@ class OptimizationTarget(StrEnum):
 class OpportunityCounts(dict[OperatorType, int]):
     """Operator type → places where something would be done for the better; printing it gives a table.
 
-    Every type that occurs in the model is there, with 0 where there is nothing to do.
+    Every type that occurs in the model is there, with 0 where there is nothing to do; a type that does not occur has 0
+    as well, and is not listed.
     """
 
     def __init__(self, analysis: Analysis) -> None:
@@ -80,6 +83,10 @@ class OpportunityCounts(dict[OperatorType, int]):
         self.analysis = analysis
         """Everything that was found: ``analysis.opportunities`` has the rewrites, their gains, and what blocks more."""
         self.opportunities: Opportunities = found
+
+    def __missing__(self, kind: OperatorType) -> int:
+        """Return 0 for what does not occur."""
+        return 0
 
     def __str__(self) -> str:
         from compiler.analysis.show import opportunities_text
@@ -142,8 +149,7 @@ class OperatorOptimizer:
         """The metadata of the last optimization.  Raises ``InputError`` before the first."""
         from compiler.metadata import metadata_of
 
-        named = isinstance(self._model, str | os.PathLike)
-        source = Path(self._model).name if named else "ModelProto"  # type: ignore[arg-type]
+        source = Path(self._model).name if isinstance(self._model, str | os.PathLike) else "ModelProto"
         return guarded(lambda: metadata_of(self.result, source=source, target=self._target, config=self._config))
 
     def save_optimization_metadata(self, path: str | os.PathLike[str]) -> None:

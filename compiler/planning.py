@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler import manager
 from compiler.costing import cost_model
-from compiler.errors import InputError, UnknownNameError, nearest
+from compiler.errors import InputError, ParseError, UnknownNameError, nearest
 from compiler.frontend.bodies import FunctionBodies
 from compiler.manager import Fixpoint, Step
 from compiler.rewrite.ceiling import ceiling
@@ -40,12 +40,13 @@ def plan(
 
     ``passes`` is text, or a list of passes, pipeline texts and functions ``(graph, ctx) -> bool``.  Raises
     ``ParseError`` and ``UnknownNameError`` for what is no pipeline or names no pass (in ``disable``: no pass and no
-    rule), and ``InputError`` when a pass of ``reach`` is not among the steps.
+    rule; in the option ``only``: no rule), and ``InputError`` when a pass of ``reach`` is not among the steps.
     """
     if passes is None:
-        passes = ", ".join(target.pipeline.passes) or manager.DEFAULT_PIPELINE
+        passes = ", ".join(checked_pipeline(target)) or manager.DEFAULT_PIPELINE
     items = [passes] if isinstance(passes, str) else passes
     steps = [step for index, item in enumerate(items) for step in _steps(item, index)]
+    _check_only(steps)
     present = manager.pass_names(steps)
     _check_disabled([name for name in disable if name not in present])
     for name in reach:
@@ -61,11 +62,37 @@ def plan(
     return steps
 
 
+def checked_pipeline(target: Target) -> tuple[str, ...]:
+    """Return the passes that a target names; raises ``InputError`` with file and key for one that there is not."""
+    for index, text in enumerate(target.pipeline.passes):
+        try:
+            manager.parse_pipeline(text)
+        except (ParseError, UnknownNameError) as error:
+            raise InputError(
+                "the target cannot be used",
+                where=f"{target.source}: pipeline.passes[{index}]",
+                why=error.what + (f" ({error.why})" if error.why else ""),
+                hint=error.hint,
+            ) from error
+    return target.pipeline.passes
+
+
 def _check_disabled(names: Sequence[str]) -> None:
     known = [*manager.known_passes(), *manager.known_rules()] if names else []
     for name in names:
         if name not in known:
             raise UnknownNameError(f"there is no pass {name!r}, and no rule", hint=nearest(name, known))
+
+
+def _check_only(steps: Iterable[Step]) -> None:
+    for step in steps:
+        if isinstance(step, Fixpoint):
+            _check_only(step.steps)
+            continue
+        only = getattr(step, "only", "")
+        if only and only not in manager.known_rules():
+            hint = nearest(str(only), [*manager.known_rules()])
+            raise UnknownNameError(f"there is no rule {only!r}", where=f"option only of {step.name}", hint=hint)
 
 
 def rules_among(names: Iterable[str]) -> frozenset[str]:
@@ -94,8 +121,8 @@ def rule_context(
     """Return what passes may use on a target: what its provider runs, and what was measured there.
 
     ``model`` says which opset is emitted.  ``left_out`` may name passes too; only its rules count here.
-    ``listeners`` are told of each rewrite just before it happens.  ``cost`` is what lowering chooses by, unless the cost
-    model of the target as it is known here.
+    ``listeners`` are told of each rewrite just before it happens.  ``cost`` is what lowering chooses by; by default
+    it is the cost model of the target as it is known here.
     """
     highest = ceiling(model, target, newest=runtime_limits()[0])
     legality = Legality.of(target, opset=model.opsets.get("", 0), bodies=FunctionBodies(), highest=highest)

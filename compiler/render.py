@@ -128,6 +128,7 @@ def _result_facts(report: Mapping[str, Any], output: str, *, changes: bool) -> I
             ),
         )
     yield "checked", verified(report.get("verification", {}))
+    yield from _placed(report)
     yield from tuned(report)
     yield from _listed("rolled back", [f"{n}: {why}" for n, why in report.get("rolled_back", {}).items()])
     errors = {r["name"]: r["error"] for r in report.get("passes", ()) if r.get("error")}
@@ -143,6 +144,21 @@ def _result_facts(report: Mapping[str, Any], output: str, *, changes: bool) -> I
     yield "written", output
     yield "next", "from compiler import load_session"
     yield "", f"session = load_session({output!r})"
+
+
+def _placed(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Say where nodes go and whether that was seen, for targets of more than a processor."""
+    device, placement = report.get("device", {}), report.get("placement", {})
+    shares = placement.get("shares", ())
+    if not device or (len(shares) < 2 and device.get("provider") == "CPUExecutionProvider"):
+        return
+    where = [
+        f"{s['nodes']} nodes on {s['provider'].removesuffix('ExecutionProvider')} in {s['partitions']} partition(s)"
+        for s in shares
+    ]
+    yield "placed", "; ".join(where)
+    yield from _listed("", [f"{b['nodes']} {b['op']} left: {b['why']}" for b in placement.get("breaks", ())])
+    yield "device", device["status"] + (f": {device['why']}" if "why" in device else "")
 
 
 def _listed(label: str, items: Sequence[str]) -> Iterable[tuple[str, str]]:

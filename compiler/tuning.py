@@ -2,13 +2,13 @@
 
 In this order, each within its share of the seconds: rules whose gain is uncertain are timed on what they match
 (``tuning_fragments``); the verified result is timed against the original as users run it, and when it is slower, the
-rules at fault are found by bisection and left out; then settings of the session are tried one by one.  When the result
-is slower whatever is left out, the original is handed on, with the settings that gain.
+rules at fault are found by bisection and left out; rules that are there for speed are then left out one by one where
+the result is faster without; then settings of the session are tried.  When the result is slower whatever is left out,
+the original is handed on, with the settings that gain.
 
 What was measured is stored (``tuning_judge``), so tuning resumes after a kill, and equal stores give equal bytes;
 seconds and counts are reported apart.  What cannot be told changes nothing.  A result counts as slower when the whole
-interval of its speed lies below that of the original, twice, in fresh processes: two processes that run the same file
-differ by a percent or two.
+interval of its speed lies below that of the original.
 
 Decision: threads are as users run the original, the runtime's own choice, unless the target or the caller states a
 number; then both run on so many processors.
@@ -23,31 +23,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from compiler import manager
 from compiler.backend import bundle
 from compiler.backend.digest import describe
 from compiler.backend.fragment import fragment_bytes
+from compiler.cost.database import Circumstances, Database, default_path
 from compiler.cost.work import Sizes
+from compiler.costing import cost_model, threads_of
 from compiler.errors import CompilerError, UnsupportedError, WorkerError
 from compiler.feeding import Feeds, choose_feeds
-from compiler.measure.comparisons import Comparison, Comparisons, default_path
+from compiler.measure.comparisons import Comparison, Comparisons
 from compiler.measure.instrument import Instrument, Variant
 from compiler.planning import rule_context
 from compiler.result import Attempt, Measures
 from compiler.tuning_bisect import narrowed
-from compiler.tuning_fragments import Fragments, Pair, RuleGain, gains_of, uncertain
+from compiler.tuning_fragments import Fragments, Pair, RuleGain, gains_of, idle_model, uncertain
 from compiler.tuning_judge import Judge, environment
 from compiler.tuning_settings import changes, with_session
 
 if TYPE_CHECKING:
     from compiler.compilation import Compilation
+    from compiler.cost.model import CostModel
     from compiler.ir.graph import Model
 
 _FRAGMENTS, _REVERTING, _SETTINGS = 0.35, 0.7, 0.9
 """Shares of the budget that may be spent when each part ends; what remains is for the last comparison."""
 
+_START_S = 0.4
+"""Seconds that starting a process takes."""
+
+_RUNS = 10
+"""Runs of one variant in the shortest sitting, those before the clock starts among them."""
+
 _FRAGMENT_S = 0.8
-"""Seconds for one fragment, the start of processes left out of account."""
+"""Seconds for one fragment."""
+
+_SUSPECTS = ("lower", "optimize")
+"""Stages whose rules are tried one by one: they are there for speed alone."""
+
+_MOST_SUSPECTS = 12
+"""Rules that are tried one by one at most: each takes a run of the pipeline."""
+
+_LEAST_US = 0.5
+"""Microseconds that a fragment takes at least."""
 
 _REVERTS = 3
 """How often rules are searched for and left out."""
@@ -63,14 +83,16 @@ class Tuner:
     """The compilation; its target gets the settings that are found, its ``gains`` what rules gain."""
     judge: Judge
     """Who is faster."""
+    database: Database
+    """Where the cost model finds fragments that were measured."""
     threads: int | None
     """Threads of both variants, where a number is stated."""
     original: Path | None = None
     """The original as a file."""
     feeds: Feeds | None = None
     """Inputs for whole models; ``None`` when nothing can be timed here."""
-    run_s: float = 0.0
-    """Seconds of a run of the original."""
+    least_s: float = 0.0
+    """Seconds that one sitting of one variant takes at least: a process, a load, and runs."""
     gains: dict[str, RuleGain] = field(default_factory=dict)
     """What rules were found to gain."""
     settings: list[dict[str, Any]] = field(default_factory=list)
@@ -79,6 +101,8 @@ class Tuner:
     """Rules and passes that were left out since the result was slower with them, and why."""
     searches: int = 0
     """How often these were searched for."""
+    pruned: bool = False
+    """Whether rules were tried one by one already."""
     first: Comparison | None = None
     """The result before anything was left out, where it was slower."""
     final: Comparison | None = None
@@ -93,10 +117,17 @@ class Tuner:
         assert o.tune is not None
         stated = job.target.runtime.session.get("intra_op_num_threads", 0)
         threads = stated if isinstance(stated, int) and stated > 0 else None
-        store = stack.enter_context(Comparisons(o.database or default_path(), write=o.tune > 0))
+        path, write = o.database or default_path(), o.tune > 0
+        store = stack.enter_context(Comparisons(path, write=write))
+        around = Circumstances.here(
+            threads=threads_of(job.target),
+            provider=job.target.runtime.providers[0][0],
+            settings=job.target.session_settings(),
+        )
+        database = stack.enter_context(Database(path, around, write=write))
         instrument = stack.enter_context(Instrument(threads=threads, timeout_s=o.timeout))
-        around = environment(threads, [name for name, _ in job.target.runtime.providers])
-        tuner = cls(job, Judge(instrument, store, o.tune, around), threads)
+        here = environment(threads, [name for name, _ in job.target.runtime.providers])
+        tuner = cls(job, Judge(instrument, store, o.tune, here), database, threads)
         tuner._find_feeds(model)
         return tuner
 
@@ -109,7 +140,8 @@ class Tuner:
                 self.original = self._file(model)
                 variant = self._as_users_run_it()
                 self.feeds = choose_feeds(model, self.judge.instrument, variant, inputs=o.inputs, seed=o.seed)
-                self.run_s = self.judge.instrument.try_out("the original", variant, self.feeds.values)
+                load_s, run_s = self.judge.instrument.try_out("the original", variant, self.feeds.values)
+                self.least_s = _START_S + load_s + _RUNS * run_s
             except (WorkerError, CompilerError) as error:
                 self.notes.append(f"nothing was timed: {error.why or error.what}")
 
@@ -146,25 +178,59 @@ class Tuner:
             else:
                 measured.append((pair, found))
         self.gains, unknown = gains_of(measured, missed)
-        self.job.gains = {n: round(g.gain, 4) for n, g in self.gains.items() if g.verdict != "cannot tell"}
+        self.job.gains = {n: round(g.gain, 4) for n, g in self.gains.items() if g.verdict in ("faster", "slower")}
+        self._keep(measured)
         self.notes += [f"{name}: {_CANNOT_TELL}" for name in unknown]
 
     def _explore(self, model: Model, feeds: Feeds) -> Fragments:
-        """Run the pipeline with every rule admitted that may pay, and return what those rewrote that are uncertain."""
-        o = self.job.options
-        lower = [name for name, rule in manager.known_rules().items() if rule.stage == "lower"]
-        fragments = Fragments(frozenset(), Sizes(feeds.binding))
-        left_out = self.job.left_out()
-        context = rule_context(
-            self.job.target, model, evaluate=self.job.evaluator(model), left_out=left_out, listeners=[fragments.rewrote]
-        )
-        fragments.rules = uncertain(lower, context.gains)
-        context.gains = {**context.gains, **dict.fromkeys(fragments.rules, 2.0)}
-        context.measured = dict.fromkeys(fragments.rules, 2.0)
+        """Run the pipeline with every uncertain rule admitted, and return what these rewrote."""
+        job = self.job
+        left_out = job.left_out()
         with self.judge.spending():
-            runner = manager.Runner(model, context, disable=left_out, until=o.until, verify_each=False)
-            runner.run(self.job.steps)
+            doubted = self._doubted(job.load_again(), left_out)
+            fragments = Fragments(doubted, Sizes(feeds.binding))
+            context = rule_context(
+                job.target, model, evaluate=job.evaluator(model), left_out=left_out, listeners=[fragments.rewrote]
+            )
+            admitted = dict.fromkeys(doubted, 2.0)
+            context.gains, context.measured = {**context.gains, **admitted}, admitted
+            runner = manager.Runner(model, context, disable=left_out, until=job.options.until, verify_each=False)
+            runner.run(job.steps)
         return fragments
+
+    def _doubted(self, model: Model, left_out: frozenset[str]) -> frozenset[str]:
+        """Return the lowering rules whose gain is uncertain, in general or at a place of this model."""
+        job = self.job
+        lower = [name for name, rule in manager.known_rules().items() if rule.stage == "lower"]
+        context = rule_context(job.target, model, evaluate=job.evaluator(model), left_out=left_out)
+        runner = manager.Runner(model, context, disable=left_out, until=job.options.until, verify_each=False)
+        runner.run(job.steps)
+        expected = {d.options[1].name if d.chosen == "keep" else d.chosen: d.gain for d in context.decisions}
+        return uncertain(lower, context.gains) | uncertain(expected, expected)
+
+    def cost_model(self, model: Model) -> CostModel | None:
+        """Return the cost model at the sizes that are tuned for; it knows what was measured."""
+        binding = self.feeds.binding if self.feeds is not None else {}
+        return cost_model(self.job.target, model, binding=binding, database=self.database)
+
+    def _keep(self, measured: Sequence[tuple[Pair, Comparison]]) -> None:
+        """Tell the cost model of fragments that are certainly faster or slower, less what an idle run takes."""
+        certain = [(p, c) for p, c in measured if p.sides is not None and c.verdict in ("faster", "slower")]
+        if not self.judge.seconds or self.feeds is None or not certain:
+            return
+        idle = self._time(Pair("", "idle", idle_model(), idle_model(), {"x": np.ones(1, np.float32)}, 1, None))
+        if idle is None:
+            return
+        for pair, found in certain:
+            assert pair.sides is not None
+            before = max(found.before_us - idle.before_us, _LEAST_US)
+            after = before / found.ratio.value
+            bounds = sorted((before / found.ratio.high, before / found.ratio.low))
+            for nodes, us, (low, high) in ((pair.sides[0], before, (before, before)), (pair.sides[1], after, bounds)):
+                numbers = [round(n, 3) for n in (us, low, high)]
+                self.database.put(
+                    nodes, Sizes(self.feeds.binding), us=numbers[0], low=numbers[1], high=numbers[2], runs=found.rounds
+                )
 
     def _time(self, pair: Pair) -> Comparison | None:
         folder = self.job.scratch_folder()
@@ -178,25 +244,48 @@ class Tuner:
             self._deployed(paths["after"]),
             pair.feeds,
             identity=[pair.key],
-            seconds=_FRAGMENT_S + 1,
-            run_s=0.0,
+            seconds=_FRAGMENT_S,
+            least_s=_FRAGMENT_S / 8,
             share=_FRAGMENTS,
             bound=True,
         )
 
     # The result ----------------------------------------------------------------------------------
 
-    def is_slower(self, path: Path) -> Comparison | None:
+    def reverts_more(self, attempt: Attempt, path: Path) -> bool:
+        """Leave out what makes a result slower than the original, or than it could be; return whether there is any.
+
+        Raises ``UnsupportedError`` when the result is slower and nothing helps, so that the original is handed on.
+        """
+        slow = self._is_slower(path)
+        if slow is not None:
+            self._find_guilty(attempt, path, slow)
+            return True
+        if self.pruned:
+            return False
+        self.pruned = True
+        return self._prune(attempt, path)
+
+    def _prune(self, attempt: Attempt, path: Path) -> bool:
+        """Leave out single rules without which the result is faster, those that choose forms of operators first."""
+        known = manager.known_rules()
+        fired = {name for record in attempt.records for name in record.fired}
+        suspects = [n for stage in _SUSPECTS for n in sorted(fired) if n in known and known[n].stage == stage]
+        found = {}
+        for name in suspects[:_MOST_SUSPECTS]:
+            better = self._without(self._deployed(path), [name])
+            if better is not None and better.verdict == "faster":
+                found[name] = f"without it the result is {better.ratio} times as fast"
+        self.reverted |= found
+        return bool(found)
+
+    def _is_slower(self, path: Path) -> Comparison | None:
         """Return how the result compares with the original when it is slower, ``None`` when it is not."""
         found = self._against_original(path)
-        if found is None or found.ratio.high >= 1:
-            return None
-        self.judge.instrument.close()
-        again = self._against_original(path, what="result, again")
-        return found if again is not None and again.ratio.high < 1 else None
+        return found if found is not None and found.ratio.high < 1 else None
 
-    def _against_original(self, path: Path, *, what: str = "result") -> Comparison | None:
-        return self._compare(what, self._as_users_run_it(), self._deployed(path), share=1.0, part=0.1)
+    def _against_original(self, path: Path) -> Comparison | None:
+        return self._compare("result", self._as_users_run_it(), self._deployed(path), share=1.0, part=0.1)
 
     def _compare(
         self, what: str, before: Variant, after: Variant, *, share: float, part: float
@@ -210,17 +299,13 @@ class Tuner:
             after,
             self.feeds.values,
             identity=[*identity, self.feeds.shapes()],
-            seconds=min(30.0, max(part * self.judge.seconds, self._least)),
-            run_s=self.run_s,
+            seconds=min(30.0, part * self.judge.seconds),
+            least_s=self.least_s,
             share=share,
+            sittings=4 if what.startswith("result") else 2,
         )
 
-    @property
-    def _least(self) -> float:
-        """Seconds that a comparison of whole models takes at least."""
-        return 2 + 40 * self.run_s
-
-    def find_guilty(self, attempt: Attempt, path: Path, slow: Comparison) -> None:
+    def _find_guilty(self, attempt: Attempt, path: Path, slow: Comparison) -> None:
         """Leave out the rules that make the result slower, or else the passes.
 
         Raises ``UnsupportedError`` when nothing helps, so that the original is handed on.
@@ -232,10 +317,7 @@ class Tuner:
         current = self._deployed(path)
 
         def is_better(without: Sequence[str]) -> bool:
-            built = self._built(without)
-            if built is None:
-                return False
-            found = self._compare("without", current, self._deployed(built), share=_REVERTING, part=0.08)
+            found = self._without(current, without)
             return found is not None and found.ratio.low > 1
 
         guilty: list[str] = []
@@ -246,8 +328,15 @@ class Tuner:
         for name in guilty:
             self.reverted[name] = f"with it the result was slower than the original: {slow.ratio} times as fast"
 
+    def _without(self, current: Variant, names: Sequence[str]) -> Comparison | None:
+        """Return how many times as fast the result is without some rules or passes, ``None`` if unknown."""
+        built = self._built(names)
+        if built is None or _identity(built) == _identity(Path(current.path)):
+            return None
+        return self._compare("without", current, self._deployed(built), share=_REVERTING, part=0.05)
+
     def _built(self, without: Sequence[str]) -> Path | None:
-        """Return the model compiled without some rules or passes, not verified; ``None`` when there is no time for it."""
+        """Return the model compiled without some rules or passes, not verified; ``None`` when time is up."""
         if self.judge.seconds and self.judge.left(_REVERTING) <= 0:
             return None
         self.job.tell(f"tune: without {without[0]}" + (f" and {len(without) - 1} more" if len(without) > 1 else ""))
@@ -286,6 +375,9 @@ class Tuner:
         """Time the result against the original for the report."""
         self.job.tell("tune: the result")
         self.final = self._against_original(path)
+        if self.final is None or self.final.verdict == "cannot tell":
+            variants = self._as_users_run_it(), self._deployed(path)
+            self.final = self._compare("result, at length", *variants, share=1.0, part=1.0) or self.final
         if self.final is None and self.feeds is not None:
             self.notes.append(f"the result against the original: {_CANNOT_TELL}")
 

@@ -18,9 +18,11 @@ import numpy as np
 from compiler.backend.fragment import fragment
 from compiler.cost.work import Sizes
 from compiler.errors import AmpcError
+from compiler.ir import edit
+from compiler.ir.dtype import DType
 from compiler.ir.graph import Attr, Model, Node, Value
 from compiler.ir.types import TensorType
-from compiler.measure.intervals import RESOLUTION
+from compiler.measure.intervals import CONFIDENCE, Interval, verdict
 
 if TYPE_CHECKING:
     from compiler.measure.comparisons import Comparison
@@ -34,6 +36,17 @@ _LARGEST = 64 << 20
 
 _KINDS = "fiub"
 """Kinds of element types that inputs are drawn for."""
+
+
+def idle_model() -> Model:
+    """Return a model that does next to nothing, by which it is known what a run costs besides its nodes."""
+    model = Model(opsets={"": 17})
+    model.graph = edit.new_graph("idle", model)
+    given, made = (Value(name, TensorType(DType.F32, (1,))) for name in ("x", "y"))
+    edit.add_input(model.graph, given)
+    edit.attach(model.graph, Node("Identity", (given,), (made,), version=1))
+    edit.add_output(model.graph, made)
+    return model
 
 
 def uncertain(rules: Iterable[str], gains: Mapping[str, float]) -> frozenset[str]:
@@ -57,6 +70,8 @@ class Pair:
     """Inputs for both."""
     elements: int
     """Elements that the matched nodes make."""
+    sides: tuple[Sequence[Node], Sequence[Node]] | None
+    """The nodes of both models, where these hold all that goes and all that comes, and nothing else."""
     count: int = 1
     """How often it occurs."""
 
@@ -121,7 +136,9 @@ class Fragments:
             fragment(nodes, inputs=ports, outputs=outs, like=model, names=named) for outs, nodes in pairs
         )
         elements = sum(self.sizes.elements(o) for n in old for o in n.outputs)
-        self.pairs[key] = Pair(rewrite.rule, key, before, after, feeds, elements)
+        copies = tuple(list(m.graph.nodes())[: -len(named)] for m in (before, after))
+        sides = None if kept or not all(copies) else (copies[0], copies[1])
+        self.pairs[key] = Pair(rewrite.rule, key, before, after, feeds, elements, sides)
 
 
 class _CannotCut(Exception):
@@ -242,10 +259,8 @@ class RuleGain:
 
     @property
     def verdict(self) -> str:
-        """``faster``, ``slower``, or ``cannot tell``."""
-        if self.low > 1 + RESOLUTION:
-            return "faster"
-        return "slower" if self.high < 1 / (1 + RESOLUTION) else "cannot tell"
+        """``faster``, ``slower``, ``same``, or ``cannot tell``."""
+        return verdict(Interval(self.gain, self.low, self.high, CONFIDENCE))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""

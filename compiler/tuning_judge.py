@@ -17,10 +17,6 @@ from typing import Any
 from compiler.errors import WorkerError
 from compiler.measure.comparisons import Comparison, Comparisons, comparison_key
 from compiler.measure.instrument import Instrument, Variant
-from compiler.measure.intervals import ROUNDS
-
-_START = 1.0
-"""Seconds that starting two processes and loading small models takes."""
 
 
 @dataclass(slots=True)
@@ -70,15 +66,16 @@ class Judge:
         *,
         identity: Sequence[Any],
         seconds: float,
-        run_s: float,
+        least_s: float,
         share: float = 1.0,
+        sittings: int = 2,
         bound: bool = False,
     ) -> Comparison | None:
         """Return how many times as fast ``after`` is, ``None`` where that cannot be told.
 
         ``identity`` says, as JSON values, what is compared; settings and the environment are added to it.  ``seconds``
-        is how long to measure, ``run_s`` the seconds of a run, by which it is known what cannot be done in time.
-        ``share`` is the share of the budget that may be spent when this ends.
+        is how long to measure, ``least_s`` what one variant takes in one sitting at least, by which it is known what
+        cannot be done in time.  ``share`` is the share of the budget that may be spent when this ends.
         """
         settings = [dict(v.settings) for v in (before, after)]
         key = comparison_key(what, identity=list(identity), settings=settings, **self.environment)
@@ -86,12 +83,13 @@ class Judge:
         if known is not None:
             self.reused += 1
             return known
-        seconds = min(seconds, self.left(share))
-        if seconds < _START + (2 * ROUNDS + 6) * 2 * run_s:
+        least_s *= 2 * sittings
+        seconds = min(max(seconds, least_s), self.left(share))
+        if not 0 < least_s <= seconds:
             self.undecided += 1
             return None
         with self.spending():
-            found = self._measure(before, after, feeds, seconds, run_s, bound)
+            found = self._measure(before, after, feeds, seconds, sittings, bound)
         if found is None:
             self.undecided += 1
             return None
@@ -100,13 +98,13 @@ class Judge:
         return found
 
     def _measure(
-        self, before: Variant, after: Variant, feeds: Mapping[str, Any], seconds: float, run_s: float, bound: bool
+        self, before: Variant, after: Variant, feeds: Mapping[str, Any], seconds: float, sittings: int, bound: bool
     ) -> Comparison | None:
         burst_s = max(0.01, min(0.2, seconds / 40))
         variants = {"before": before, "after": after}
         try:
             timings = self.instrument.measure(
-                variants, feeds, seconds=max(0.0, seconds - _START - 8 * run_s), burst_s=burst_s, bound=bound
+                variants, feeds, seconds=seconds, burst_s=burst_s, sittings=sittings, fresh=not bound, bound=bound
             )
         except WorkerError as error:
             self.failures[error.why or error.what] = None

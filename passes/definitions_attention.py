@@ -30,6 +30,7 @@ USUAL = {
     "scale": "0.1..2",
     "softcap": "1..3",
     "S": "2..5",
+    "M": "[] [1] [H] [1,1] [B,1] [B,H]",
 }
 """What operands of attention are like: finite."""
 

@@ -99,6 +99,7 @@ class DefineConvOfLeakyRelu(_ConvThen):
         %y = LeakyRelu(%c){{alpha = $slope}}
     """
     parameters = 1
+    domain = {**_CONNECTED, "params": "[0.1]"}
 
     def constants(self, m: Match) -> dict[str, Any]:
         """The slope."""
@@ -114,6 +115,7 @@ class DefineConvOfClip(_ConvThen):
         %y = Clip(%c, const %low, const %high)
     """
     parameters = 2
+    domain = {**_CONNECTED, "params": "[-0.5, 0.5]"}
 
     def constants(self, m: Match) -> dict[str, Any]:
         """The bounds."""
@@ -130,6 +132,7 @@ class DefineConvOfHardSigmoid(_ConvThen):
         %y = HardSigmoid(%c){{alpha = $slope, beta = $offset}}
     """
     parameters = 2
+    domain = {**_CONNECTED, "params": "[0.2, 0.5]"}
 
     def constants(self, m: Match) -> dict[str, Any]:
         """Slope and offset."""
@@ -137,16 +140,18 @@ class DefineConvOfHardSigmoid(_ConvThen):
 
 
 class DefineConvOfHardSwish(_ConvThen):
-    """FusedConv of a ``HardSwish`` is a convolution times a hard sigmoid of it."""
+    """FusedConv of a ``HardSwish`` is a convolution times a hard sigmoid of it; kernels know no other parameters."""
 
     before = _conv("HardSwish")
     after = f"""
         %c = {_PLAIN}
-        %s = HardSigmoid(%c){{alpha = $slope, beta = $offset}}
+        %s = HardSigmoid(%c){{alpha = 0.16666667, beta = 0.5}}
         %y = Mul(%c, %s)
     """
     parameters = 2
+    domain = {**_CONNECTED, "params": "[0.16666667, 0.5]"}
 
-    def constants(self, m: Match) -> dict[str, Any]:
-        """Slope and offset of the hard sigmoid."""
-        return {"slope": m.attr("params")[0], "offset": m.attr("params")[1]}
+    def guard(self, m: Match) -> str | None:
+        """The parameters are those of ``HardSwish``."""
+        usual = np.allclose(m.attr("params") or (), (1 / 6, 0.5)) if len(m.attr("params") or ()) == 2 else False
+        return super().guard(m) or (None if usual else f"the parameters are {m.attr('params')}")

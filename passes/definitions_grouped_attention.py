@@ -19,7 +19,7 @@ _REST = "num_heads = H, kv_num_heads = G, scale = $scale, softcap = $softcap, lo
 _TURNED = f"{_REST}, do_rotary = $rotary, rotary_interleaved = $pairs"
 _ROWS = "%q: T[B,S,W], %k: T[B,S,U], %v: T[B,S,U]"
 _CACHE = "%ck: T[B,G,P,D], %cv: T[B,G,P,D]"
-_COUNTS = "%n: i32[B], %t: i32"
+_COUNTS = "%n: i32[B], %t: i32[*O]"
 _OUTPUTS = ("%y", "%y, %pk, %pv")
 _STATEFUL = _OUTPUTS[1:]
 """A cache is handed on: kernels ignore one that is not."""
@@ -35,6 +35,7 @@ _USUAL = {
     "R": "8",
     "A": "1",
     "C": "2",
+    "O": "[] [1]",
 }
 _USUAL |= {"scale": "0.1..2", "softcap": "1..3", "window": "2..4", "rotary": "1..2"}
 _PROMPT = {**_USUAL, "S": "3", "t": "3..4", "n": "2..3", "M": "8"}

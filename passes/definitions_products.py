@@ -98,10 +98,14 @@ class DefineGemmOfTanh(_GemmThen):
 
 
 class DefineGemmOfSoftplus(_GemmThen):
-    """FusedGemm of a ``Softplus`` is a ``Gemm`` and then that."""
+    """FusedGemm of a ``Softplus`` is a ``Gemm`` and then that.
+
+    A target without a kernel of ``Softplus`` runs ``log(exp(x) + 1)``, the standard's definition, which overflows.
+    """
 
     before = _gemm("Softplus")
     after = _GEMM + "%y = Softplus(%g)"
+    domain = dict.fromkeys("abc", "-1..1")
 
 
 class DefineGemmOfSoftsign(_GemmThen):

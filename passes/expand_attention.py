@@ -84,7 +84,7 @@ class _Expansion(Rule):
 
     stage = "expand"
     types = {"T": FLOATS}
-    domain = {"m": "-3..3", "scale": "positive"}
+    domain = {"m": "-3..3", "scale": "positive", "H": "4", "G": "2,1"}
     keys: ClassVar[str] = "k"
     """The name of all keys."""
 

@@ -43,6 +43,7 @@ class ExpandPartialRotary(Rule):
     """
     after = "%a, %b, %p = Split(%x, [H,H,D-2*H]){axis = -1}" + _TURN + "%y = Concat(%re, %im, %p){axis = -1}"
     types = {"T": _ROTATED}
+    domain = {"H": "2", "R": "4", "D": "6,8,4"}
 
     def guard(self, m: Match) -> str | None:
         """Refuse angles that are not those of half the columns that are rotated."""

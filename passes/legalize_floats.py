@@ -1,13 +1,14 @@
 """Compute in a float format that the target has kernels for, where the model's own has none.
 
-A processor without arithmetic in f16 or bf16 has kernels for neither, or for a few operators only: the runtime then puts
-casts around each of the others, or does not load the model at all (bf16).  Here every node that computes in such a
-format computes in the target's first one instead, and casts stay at the boundary: inputs and outputs of the model keep
-their types, and so does what nested graphs take and give.
+A processor without arithmetic in f16 or bf16 has kernels for neither, or for a few operators only: the runtime then
+puts casts around each of the others, or does not load the model at all (bf16).  Here every node that computes in such a
+format computes in f32 instead, and casts stay at the boundary: inputs and outputs of the model keep their types, and so
+does what nested graphs take and give.
 
 Theorem: every f16 and every bf16 number is an f32 number, so nothing is lost on the way in; what is left out is the
-rounding of each result, so that results are those of a more exact computation.  A value that is rounded on purpose, by a
-``Cast`` that narrows it, is not rounded any more either; the tolerance of a comparison in the narrow format covers it.
+rounding of each result, so that results are those of a more exact computation.  A value that is rounded on purpose, by
+a ``Cast`` that narrows it, is not rounded any more either; the tolerance of a comparison in the narrow format covers
+it.
 
 Decisions: each node is made anew with wide operands, and its types are inferred; a node whose results do not all become
 wide (because an attribute says otherwise, or nothing is known of it) is left as it is, between casts.  Weights are

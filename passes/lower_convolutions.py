@@ -177,7 +177,7 @@ class ConvolveFrames(Rule):
     """
     )
     types = SINGLE
-    domain = {"C": "16", "M": "16,32", "D": "3", "H": "6", "W": "6", "J": "1,2", "K": "1,2,3"}
+    domain = {"C": "16", "M": "16,32", "D": "3,4", "H": "3", "W": "3,4", "K": "2,3,1"}
 
     def guard(self, m: Match) -> str | None:
         """Refuse strides and pads within the planes, and windows of one element."""

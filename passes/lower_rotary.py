@@ -33,6 +33,7 @@ class RotateBeforeTranspose(Rule):
         %y = Transpose(%u){perm = [0,2,1,3]}
     """
     types = {"T": _ROTATED}
+    domain = {"K": "2", "H": "4,4,8", "columns": "4"}
 
     def guard(self, m: Match) -> str | None:
         """Refuse angles that are not those of half the columns that are rotated."""

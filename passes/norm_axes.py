@@ -63,8 +63,14 @@ def epsilon(m: Match) -> float:
 
 
 def ones(value: Value, axes: Sequence[int]) -> Array:
-    """Return a scale of ones over some axes of a value, of its element type."""
-    return np.ones(static_dims(value, axes), value.dtype.numpy)
+    """Return a scale of ones over some axes of a value, of its element type; refuses axes without elements.
+
+    ONNX Runtime's kernels of norms fail on rows of nothing, which operators that are written out do not.
+    """
+    dims = static_dims(value, axes)
+    if 0 in dims:
+        raise Refusal(f"there is nothing to normalize: the dims are {list(dims)}")
+    return np.ones(dims, value.dtype.numpy)
 
 
 def is_all(array: Array, number: float) -> bool:

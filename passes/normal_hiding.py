@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from compiler.ir.constant import Array
 from compiler.ir.graph import Value
 from compiler.rewrite import FLOATS, Match, Rule
 from passes.attention_scores import lowest, neighbour
@@ -54,6 +55,43 @@ class HideByNeighbourTimes(_HideByNeighbour):
 
     before = "%y = Mul(%x: T, scalar %lo)"
     after = "%y = Mul(%x, const %near)"
+
+
+class HideByNeighbourAdded(Rule):
+    """Hide by the neighbour of the lowest number in the rows of a constant mask that are nowhere above the lowest.
+
+    All that such a row shows is shifted by the same, which a ``Softmax`` does not see; other rows stay.
+    """
+
+    stage = "raise"
+    before = """
+        %a = Add(%t, const %m: T)
+        %p = Softmax(%a)
+    """
+    after = """
+        %b = Add(%t, const %near)
+        %p = Softmax(%b)
+    """
+    types = {"T": FLOATS}
+    domain = {"m": "-3.4028235e38..-3.4028235e38", "t": "-9..9"}
+
+    def guard(self, m: Match) -> str | None:
+        """Refuse a mask that shows something in every row, or hides by another number."""
+        return None if _hidden_rows(m).any() else "no row is nowhere above the lowest number"
+
+    def constants(self, m: Match) -> dict[str, Any]:
+        """Return the mask with the neighbour in these rows."""
+        mask = m.array("m")
+        near = mask.dtype.type(neighbour(m))
+        return {"near": np.where(_hidden_rows(m) & (mask == lowest(m)), near, mask)}
+
+
+def _hidden_rows(m: Match) -> Array:
+    """Return whether the largest number of each row is the lowest of its type, with a last axis of one."""
+    mask = m.array("m")
+    rows = mask.reshape(1) if mask.ndim == 0 else mask
+    found = np.asarray(rows.max(axis=-1, keepdims=True, initial=-np.inf) == lowest(m))
+    return found.reshape(()) if mask.ndim == 0 else found
 
 
 _CARRIERS = frozenset(

@@ -98,7 +98,7 @@ class DropExpOfLog(Rule):
     """
     after = "%y = Identity(%x)"
     types = {"T": FLOATS}
-    domain = {"x": "positive"}
+    domain = {"x": "nonnegative"}
 
     def guard(self, m: Match) -> str | None:
         """Refuse an operand that may be negative: its logarithm is NaN."""
@@ -111,7 +111,7 @@ class DropRelu(Rule):
     before = "%y: T = Relu|Abs(%x)"
     after = "%y = Identity(%x)"
     types = {"T": FLOATS}
-    domain = {"x": "positive"}
+    domain = {"x": "nonnegative"}
 
     def guard(self, m: Match) -> str | None:
         """Refuse an operand that may be negative."""

@@ -82,7 +82,7 @@ class FoldSummandIntoConv(Rule):
     before = _elementwise("Add") + _elementwise("Sub")
     after = "%y = Conv(%x, %w, const %e) {" + _ATTRIBUTES + "}"
     types = {"T": FLOATS}
-    domain = _SMALL
+    domain = {**_SMALL, "pads": "[0,0,0,0]"}
 
     def guard(self, m: Match) -> str | None:
         """Refuse summands that are not finite, and padding."""

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from compiler.ir.dtype import DType
+from compiler.ir.graph import Value
 from compiler.rewrite import FLOATS, Match, Rule
 from passes.attention_scores import HIDDEN
 
@@ -71,13 +72,21 @@ class _Attention(Rule):
             return f"the factor of the scores is {scale:g}, the cap {cap:g}"
         if m.binds_dim("G") and m.dim("G") not in (1, m.dim("H")):
             return f"there are {m.dim('H')} heads of the query and {m.dim('G')} of the key"
-        return _keys_disagree(m)
+        return "the mask is to be folded first" if _is_computed(m.get("m")) else _keys_disagree(m)
 
     def constants(self, m: Match) -> dict[str, Any]:
         """Compute ``scale``, and ``softcap`` and ``softmax_precision`` where they differ from their defaults."""
         scale, cap = _scale(m)
         wide = DType.F32.code if m.has("x") else None
         return {"scale": scale, "softcap": cap or None, "precision": wide}
+
+
+def _is_computed(mask: Value | None) -> bool:
+    """True for a mask made of constants alone, by rules of this stage: what it hides is known once it is folded."""
+    node = mask.node if mask is not None else None
+    if node is None or not node.is_op("Add", "Mul", "Neg"):
+        return False
+    return all(v is not None and (v.constant is not None or _is_computed(v)) for v in node.inputs)
 
 
 def _scale(m: Match) -> tuple[float, float]:

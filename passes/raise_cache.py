@@ -92,23 +92,28 @@ class AbsorbExpandedHead(Rule):
 class AbsorbCache(Rule):
     """Let ``Attention`` put the cached keys and values before the new ones, and return them as the new cache.
 
-    Not for a causal ``Attention``: its frontier begins behind the cache then, and at the first key before.
+    Not for a causal ``Attention``: its frontier begins behind the cache then, and at the first key before.  There are
+    as many new keys as values; then both caches are of one length too, ``P`` and ``Q``, or attention does not run.
     """
 
     stage = "raise"
     before = """
         %pk = Concat(%ck: T[B,G,P,D], %k: T[B,G,N,D]){axis = -2}
-        %pv = Concat(%cv: T[B,G,Q,E], %v: T[B,G,M,E]){axis = -2}
-        %y = Attention(%q, %pk, %pv, %m?){scale = $scale, softcap = $softcap, softmax_precision = $precision}
+        %pv = Concat(%cv: T[B,G,Q,E], %v: T[B,G,N,E]){axis = -2}
+        %y = Attention(%q: T[B,H,S,D], %pk, %pv, %m?)
+            {scale = $scale, softcap = $softcap, softmax_precision = $precision}
     """
     after = """
         %y, %pk, %pv = Attention(%q, %k, %v, %m?, %ck, %cv)
             {scale = $scale, softcap = $softcap, softmax_precision = $precision}
     """
     types = {"T": FLOATS}
+    domain = {"scale": "0.1..2", "H": "2,4", "G": "2,1", "N": "1,2,3,5"}
 
     def guard(self, m: Match) -> str | None:
-        """Refuse a cache that is not kept."""
+        """Refuse a cache that is not kept, and one to which nothing comes: attention takes no keys of length 0."""
+        if m.dim("N") == 0:
+            return f"%{m['k'].name} holds no new keys"
         for name in ("pk", "pv"):
             if not m[name].is_output and len(m[name].uses) < 2:
                 return f"%{m[name].name} is not read besides: it is no cache"

@@ -55,7 +55,7 @@ _INTERLEAVE_NEGATED = tuple(
     {negated}
     %right: T[<x>,H,1] = Unsqueeze(%a, [-1])
     %pairs: T[<x>,H,2] = Concat(%left, %right){{axis = -1}}
-    %r = Reshape(%pairs, %_){{allowzero = $z}}
+    %r: T[<x>,2*H] = Reshape(%pairs, %_){{allowzero = $z}}
     """
     for negated in (
         "%n = Neg(%b)\n %left: T[<x>,H,1] = Unsqueeze(%n, [-1])",
@@ -113,6 +113,9 @@ _ANGLES = """
     """
 """Text that makes ``[B,S,H]`` of the angles, one column for each."""
 
+_DATA = {"c": "rotary", "s": "rotary", "H": "static 2,1,4"}
+"""What angles are like: known to come twice where they are of full width, and of a known width."""
+
 _TURN = "RotaryEmbedding({}, %c3, %s3){{interleaved = $interleaved}}\n"
 
 
@@ -124,6 +127,7 @@ class _Rotation(Rule):
 
     stage = "raise"
     types = {"T": _ROTATED}
+    domain = _DATA
     batch: ClassVar[int] = 0
     """Axis of the rotated tensor along which angles may differ, besides positions."""
 
@@ -161,7 +165,7 @@ class RaiseRotary(_Rotation):
 
     before = _columns("B,N,S", "*P,Q")
     after = _ANGLES + "%y = " + _TURN.format("%x")
-    domain = {"c": "rotary", "s": "rotary"}
+    domain = {**_DATA, "P": "[] [1] [1,1] [B,1]"}
 
 
 class RaiseRotaryOfPairs(_Rotation):
@@ -216,7 +220,7 @@ class RaiseRotaryBeforeHeads(_Rotation):
 
     before = _columns("B,S,N", "*P,Q,1")
     after = _ANGLES + _HEADS_FIRST + "%y = Transpose(%yt){perm = [0,2,1,3]}"
-    domain = {"c": "rotary", "s": "rotary"}
+    domain = {**_DATA, "P": "[] [1] [B]"}
 
 
 class RaiseRotaryOfPairsBeforeHeads(_Rotation):
@@ -235,7 +239,7 @@ class RaiseRotaryTimeFirst(_Rotation):
     batch = 1
     before = _columns("S,B,N", "*P,Q,1,1")
     after = _ANGLES + _BATCH_FIRST + "%y = Transpose(%yt){perm = [2,0,1,3]}"
-    domain = {"c": "rotary", "s": "rotary"}
+    domain = {**_DATA, "P": "[]"}
 
 
 class RaiseRotaryOfPairsTimeFirst(_Rotation):
@@ -255,7 +259,7 @@ class RaiseRotaryWithoutBatch(_Rotation):
     batch = -1
     before = _columns("N,S", "*P,Q")
     after = _ONE_BATCH + "%xt = Unsqueeze(%x, [0])\n %yt = " + _TURN.format("%xt") + "%y = Squeeze(%yt, [0])"
-    domain = {"c": "rotary", "s": "rotary"}
+    domain = {**_DATA, "P": "[] [1]"}
 
 
 class RaiseRotaryBeforeHeadsWithoutBatch(_Rotation):
@@ -275,7 +279,7 @@ class RaiseRotaryBeforeHeadsWithoutBatch(_Rotation):
         %y = Squeeze(%yu, [0])
         """
     )
-    domain = {"c": "rotary", "s": "rotary"}
+    domain = {**_DATA, "P": "[]"}
 
 
 class RaiseRotaryOfStack(_Rotation):
@@ -294,7 +298,7 @@ class RaiseRotaryOfStack(_Rotation):
         %y = Reshape(%ym, [B,S,G,N,2*H])
         """
     )
-    domain = {"c": "rotary", "s": "rotary"}
+    domain = {**_DATA, "P": "[] [1] [B]"}
 
 
 # Columns that are not rotated ------------------------------------------------------------------

@@ -64,7 +64,8 @@ def sign_of(value: Value | None, reach: int = _REACH) -> Sign:
     if node.op in _KEEPING:
         return sign_of(node.input(0), reach - 1)
     if node.op == "Clip":
-        return _of_number(scalar_constant(node.input(1)))
+        least, most = (_of_number(scalar_constant(node.input(i))) for i in (1, 2))
+        return least if node.input(2) is None else min(least, most)  # the upper bound wins where they cross
     if node.op == "Reciprocal":
         return Sign.POSITIVE if sign_of(node.input(0), reach - 1) is Sign.POSITIVE else Sign.UNKNOWN
     return _of_operands(node, reach) if node.op in _ALL_OPERANDS else Sign.UNKNOWN

@@ -1,7 +1,8 @@
 """The passes that apply rules, one for each stage; what the rules are is found, not listed.
 
-Lowering chooses among rules: ``fused`` takes every legal one, larger forms first; ``cost`` those that are expected to gain
-on the target (``compiler.rewrite.select``); ``standard`` those whose result is made of ``ai.onnx`` operators only.
+Lowering chooses among rules: ``fused`` takes every legal one, larger forms first; ``cost`` those that are expected to
+gain on the target (``compiler.rewrite.select``); ``standard`` those whose result is made of ``ai.onnx`` operators
+only.
 """
 
 from __future__ import annotations

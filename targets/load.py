@@ -16,9 +16,11 @@ from typing import Any
 
 from targets.catalog import AUTO, Entry, catalog, find
 from targets.decode import Path, decode, dotted
-from targets.errors import TargetError
+from targets.errors import TargetError, nearest
+from targets.kernels.operators import known_operators
 from targets.names import check_provider, check_session_setting
-from targets.schema import Target
+from targets.provider_options import check_option
+from targets.schema import Runtime, Target
 
 _MOST_LAYERS = 3
 """The file asked for, the one that it extends, and the one that that extends."""
@@ -52,7 +54,13 @@ def load(name_or_path: str) -> Target:
     check = _Check(file, origins)
     target = decode(merged, Target, origin=check.origin)
     check.everything(target, entry)
-    return dataclasses.replace(target, source=file)
+    return dataclasses.replace(target, source=file, runtime=_with_options(target.runtime))
+
+
+def _with_options(runtime: Runtime) -> Runtime:
+    """Lay the options that stand in a table of their own over those in the list of providers."""
+    providers = tuple((name, {**own, **runtime.options.get(name, {})}) for name, own in runtime.providers)
+    return dataclasses.replace(runtime, providers=providers, options={})
 
 
 def read_toml(file: Traversable) -> dict[str, Any]:
@@ -125,6 +133,7 @@ class _Check:
         self._name(target, entry)
         self._positive(("machine", "cores"), target.machine.cores)
         self._providers(target)
+        self._constraints(target)
         self._versions(target)
         for name, value in target.runtime.session.items():
             path = ("runtime", "session", name)
@@ -161,6 +170,39 @@ class _Check:
             check_provider(name, file=self.origin(path), key=dotted(path))
             if name in names[:index]:
                 self._fail(path, f"{name} is there twice")
+            self._options((*path, 1), name, target.runtime.providers[index][1])
+        for name, options in target.runtime.options.items():
+            path = ("runtime", "options", name)
+            check_provider(name, file=self.origin(path), key=dotted(path))
+            self._options(path, name, options)
+
+    def _options(self, path: Path, provider: str, options: dict[str, Any]) -> None:
+        """Check that a provider has these options."""
+        for option, value in options.items():
+            key = (*path, option)
+            check_option(provider, option, value, file=self.origin(key), key=dotted(key))
+
+    def _constraints(self, target: Target) -> None:
+        """Check ranks, and that operators exist."""
+        self._positive(("constraints", "max_rank"), target.constraints.max_rank)
+        listed = target.constraints
+        for field, domain, names in (
+            ("contrib", "com.microsoft", listed.contrib or ()),
+            ("constant_weights", "", listed.constant_weights),
+            ("lacks", "", listed.lacks),
+        ):
+            for index, name in enumerate(names):
+                self._operator(("constraints", field, index), domain, name)
+
+    def _operator(self, path: Path, domain: str, name: str) -> None:
+        """Check that some provider is known to run an operator; one of another domain says which."""
+        prefix, _, op = name.rpartition("::")
+        known = known_operators()
+        if (prefix or domain, op) in known:
+            return
+        near = nearest(op, [other for other_domain, other in known if other_domain == (prefix or domain)])
+        why = f"there is no operator {name!r}" + (f" in {domain}" if domain else "")
+        raise TargetError(why, file=self.origin(path), key=dotted(path), nearest=near)
 
     def _versions(self, target: Target) -> None:
         """Check that the opset's bounds and preference are in order."""

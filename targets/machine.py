@@ -71,7 +71,8 @@ class ThisMachine:
 
 
 _NEEDS = (
-    ("cpu_avx512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+    ("cpu_avx512", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
+    ("cpu_avx512_novnni", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
     ("cpu_avx2", {"avx2", "fma"}),
     ("cpu_avx", {"avx"}),
 )

@@ -127,6 +127,8 @@ class Runtime:
 
     providers: tuple[tuple[str, dict[str, Scalar]], ...]
     """Execution providers in order of priority, each with its options: ``[["CPUExecutionProvider", {}]]``."""
+    options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
+    """Options by provider, laid over those in ``providers`` on loading, so that an extending file can change one."""
     session: dict[str, str | int | bool] = field(default_factory=dict)
     """Fields of ``SessionOptions`` by name, and session config entries by their dotted name."""
     opset: Opset = Opset()

@@ -30,6 +30,9 @@ from tests.rule_harness_instance import Instance
 _UNITS = {DType.F64: 2.0**-23, DType.F32: 2.0**-23, DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
 """Rounding that is promised for an element type, relative."""
 
+_STEPS = 4
+"""Times that a rewritten form may round more often than a model's inputs are moved by one unit."""
+
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 Oracle = Callable[[onnx.ModelProto, Any], list[Any] | WorkerError | str]
@@ -80,7 +83,8 @@ def _moves_as_much(
             return made
         raise made if isinstance(made, WorkerError) else WorkerError(made, kind="run")
 
-    return bool(forgives(found, instance.feeds, expected, run, place))
+    part = replace(found, max_abs=found.max_abs / _STEPS)
+    return bool(forgives(part, instance.feeds, expected, run, place))
 
 
 def _largest(model: onnx.ModelProto, instance: Instance, oracle: Oracle) -> float:

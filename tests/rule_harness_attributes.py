@@ -126,8 +126,10 @@ def _flag(site: Site) -> int:
 
 
 def _groups(site: Site) -> int:
+    """Return a number that divides the channels, which stand second, or last in operators that say so."""
     shape = site.need(0)
-    channels = site.draft.size(shape[1]) if len(shape) > 1 else 1
+    axis = -1 if site.op.endswith("GroupNorm") and site.plain("channels_last") != 0 else 1
+    channels = site.draft.size(shape[axis]) if len(shape) > 1 else 1
     return site.choices.pick([k for k in range(1, channels + 1) if channels % k == 0] or [1])
 
 
@@ -173,6 +175,7 @@ _DRAWN: dict[str, Callable[[Site], Any]] = {
     "exclusive": _flag,
     "reverse": _flag,
     "num_groups": _groups,
+    "groups": _groups,
     "group": _groups,
     "strides": _ones,
     "dilations": _ones,

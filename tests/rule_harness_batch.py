@@ -116,16 +116,15 @@ def run_batch(rule: Rule, pattern: Pattern, data: Sequence[bytes]) -> Batch:
     refusals = dict(stats.refusals) if stats is not None else {}
     types = {v.name: v.type for v in model.graph.outputs}
     complaint = "; ".join(ctx.refusals)
-    runnable = _runnable(rule, model) if fired and rule.stage in RAISED else after
+    runnable = _runnable(rule, model, after) if fired and rule.stage in RAISED else after
     return Batch(rule, instances, undrawable, before, after, runnable, fired, refusals, types, complaint)
 
 
-def _runnable(rule: Rule, model: Model) -> onnx.ModelProto:
+def _runnable(rule: Rule, model: Model, after: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the standard's definition of what the CPU has no kernel for, as a target would get it."""
     ctx = Context(target=cpu(), legality=legality())
     try:
-        Expand().run(model.graph, ctx)
-        return to_proto(model, limits=LIMITS)
+        return to_proto(model, limits=LIMITS) if Expand().run(model.graph, ctx) else after
     except CompilerError as error:
         raise RuleRaises(f"the definition of what {rule.name} makes: {error}") from error
 

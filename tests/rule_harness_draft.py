@@ -26,7 +26,7 @@ from compiler.rewrite.pattern import ANY, Pattern
 from compiler.rewrite.unify import Binding
 from tests.rule_harness_choices import Choices
 from tests.rule_harness_validity import why_invalid
-from tests.rule_harness_values import SIZES, BadDomain, draw, draw_within, sizes_within
+from tests.rule_harness_values import SIZES, STATIC, BadDomain, draw, draw_within, sizes_within
 
 if TYPE_CHECKING:
     from tests.rule_harness_dtypes import ElementTypes
@@ -92,7 +92,8 @@ class Draft:
 
     def fresh(self, number: int, name: str) -> Dim:
         """Return a dim of a given number: the number, or a symbol for it."""
-        if not self.dynamic or name in self._static_names() or not self.choices.chance(50):
+        known = name in self._static_names() or self.rule.domain.get(name, "").startswith(STATIC)
+        if not self.dynamic or known or not self.choices.chance(50):
             return number
         found = symbol(f"{self.prefix}{name}{len(self.numbers)}")
         self.numbers[found.text] = number
@@ -102,7 +103,11 @@ class Draft:
         return static_names(self.pattern)
 
     def run(self, name: str) -> Shape:
-        """Return what a run of dims stands for, drawn when it is new."""
+        """Return what a run of dims stands for, drawn when it is new; a domain ``[] [1] [B,1]`` says among which."""
+        words = self.rule.domain.get(name)
+        if words and name not in self.env.runs:
+            written = self.choices.pick(words.split()).strip("[]")
+            self.env.runs[name] = tuple(int(d) if d.isdigit() else self.dim(d) for d in written.split(",") if d)
         if name not in self.env.runs:
             length = self.choices.pick((1, 2, 0, 1, 2, 3))
             if self.env.runs and self.choices.chance(70):
@@ -164,10 +169,11 @@ class Draft:
         if math.prod(sizes) > 4096:
             raise Undrawable(f"%{name} has {math.prod(sizes)} elements")
         words = self.rule.domain.get(name, "")
-        if words == "rotary" and not constant and sizes and sizes[-1] % 2 == 0 and self.choices.chance(60):
+        rotary = words == "rotary" and bool(sizes) and sizes[-1] % 2 == 0 and not self.choices.chance(5)
+        if rotary and not constant and not (is_static(shape) and self.choices.chance(30)):
             return self._repeated(name, dtype, shape)
-        array = self.data(name, dtype, sizes, within)
-        if constant or (is_static(shape) and self.choices.chance(12)):
+        array = self._twice(dtype, sizes) if rotary else self.data(name, dtype, sizes, within)
+        if constant or (is_static(shape) and (rotary or self.choices.chance(12))):
             if not is_static(shape):
                 raise Undrawable(f"%{name} is constant, and its dims {shape} are not")
             made = self.constant(array, dtype, f"{name}_")
@@ -188,14 +194,29 @@ class Draft:
         self.inputs.append(value)
         self.feeds[value.name] = array
 
+    @functools.cached_property
+    def _neighbours(self) -> bool:
+        """Whether the columns of rotary caches come twice side by side, rather than as two halves."""
+        return self.choices.chance(50)
+
+    def _twice(self, dtype: DType, sizes: tuple[int, ...]) -> Array:
+        """Return a rotary cache."""
+        half = draw_within("-1..1", self.random, (*sizes[:-1], sizes[-1] // 2), dtype, self._bound)
+        return np.repeat(half, 2, axis=-1) if self._neighbours else np.concatenate([half, half], axis=-1)
+
     def _repeated(self, name: str, dtype: DType, shape: Shape) -> Value:
-        """Add a rotary cache that is computed in the graph: one half, twice."""
-        half = floor_div(shape[-1], 2) if shape else 0
-        if not shape or half * 2 != shape[-1]:
+        """Add a rotary cache that is computed in the graph: each column of one half its width, twice."""
+        half = floor_div(shape[-1], 2)
+        if half * 2 != shape[-1]:
             raise Undrawable("the last dim of a rotary cache is even")
         part = Value(f"{self.prefix}{name}_half{len(self.inputs)}", TensorType(dtype, (*shape[:-1], half)))
         self._feed(part, draw_within("-1..1", self.random, self.sizes((*shape[:-1], half)), dtype, self._bound))
-        made = self.apply("Concat", [part, part], {"axis": Attr("int", -1)}, name)
+        if not self._neighbours:
+            made = self.apply("Concat", [part, part], {"axis": Attr("int", -1)}, name)
+        else:
+            column = self.apply("Unsqueeze", [part, self.integers([-1])], {}, f"{name}_column")
+            pairs = self.apply("Concat", [column, column], {"axis": Attr("int", -1)}, f"{name}_pairs")
+            made = self.apply("Reshape", [pairs, self.integers([*(0 for _ in shape[:-1]), -1])], {}, name)
         self._name(name, made)
         return made
 

@@ -8,22 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compiler.ir.dims import Dim, Expr
-from compiler.ir.graph import Model
+from compiler.ir.edit import NEWEST
+from compiler.ir.graph import Model, Node, Value
+from compiler.ir.infer import infer_detached
 from compiler.ir.infer_rules import Contradiction, Scope
-from compiler.ir.schema import operator_names
 from compiler.ir.syntax import Literal, Run, TypeSyntax
 from compiler.ir.types import Shape
 from tests.rule_harness_draft import Undrawable, static_names
-from tests.rule_harness_site import Site
+from tests.rule_harness_site import BROADCASTING, Site
 
 Proposal = Callable[[Site, int], Shape]
-
-BROADCASTING = operator_names("""
-        Add Sub Mul Div Mod Pow PRelu Max Min Sum Mean Where And Or Xor Equal Less Greater LessOrEqual
-        GreaterOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor
-""")
-"""Operators whose operands broadcast to each other."""
-
 
 def propose(site: Site, index: int) -> Shape:
     """Return dims for an operand that has no type yet."""
@@ -79,6 +73,8 @@ def align(site: Site, index: int, written: TypeSyntax) -> None:
         _bind(site, dim, other[-back] if back <= len(other) else 1)
     ahead, left = dims[:at], other[: max(0, len(other) - len(behind))]
     run = dims[at] if at < len(dims) else None
+    if isinstance(run, Run) and run.name in site.draft.rule.domain:
+        site.draft.run(run.name)
     if isinstance(run, Run) and run.name not in site.draft.env.runs:
         length = max(0, len(left) - len(ahead)) if site.choices.chance(70) else site.choices.below(len(left) + 1)
         env = site.draft.env
@@ -207,6 +203,11 @@ def _channels(site: Site, index: int) -> Shape:
     return (data[1] if len(data) > 1 else 1,)
 
 
+def _grouped_channels(site: Site, index: int) -> Shape:
+    data = site.need(0)
+    return data[-1:] if site.plain("channels_last") != 0 else data[1:2]
+
+
 def _convolved(site: Site, index: int) -> Shape:
     space = [site.choices.pick((5, 4, 6)) for _ in range(1 + site.choices.below(2))]
     return (site.random_dim(), site.random_dim(), *space)
@@ -225,6 +226,16 @@ def _filters(site: Site, index: int) -> Shape:
     return (weight[0],) if site.op == "Conv" else (weight[1] * (site.plain("group") or 1),)
 
 
+def _convolution(site: Site, index: int) -> Shape:
+    """Return the dims that a fused convolution has, to which its last operand is added."""
+    out = Value("sum")
+    window = {name: attr for name, attr in site.attributes.items() if not name.startswith("activation")}
+    infer_detached(Node("Conv", tuple(site.operands[:2]), (out,), window, version=NEWEST), site.draft.model)
+    if out.shape is None:
+        raise Undrawable("the convolution has no known dims")
+    return tuple(d if isinstance(d, int) or d.is_symbol else site.draft.size(d) for d in out.shape)
+
+
 def _attended(site: Site, index: int) -> Shape:
     """Return dims of a query, keys, values, a mask, or a cache, in the layout of four dims or of three."""
     if index == 0:
@@ -236,10 +247,20 @@ def _attended(site: Site, index: int) -> Shape:
         length = keys[-2] if keys is not None else site.random_dim()
         width = query[-1] if index == 1 or len(query) == 3 or site.choices.chance(60) else site.random_dim()
         return (*query[:-2], length, width)
+    past = site.shape(4)
     if index == 3:
-        mask = (query[0], query[1] if len(query) == 4 else 1, query[-2], (keys or query)[-2])
+        behind = past[2] if past is not None and len(past) == 4 else 0
+        mask = (query[0], _heads(site, 0), query[-2], (keys or query)[-2] + behind)
         return mask[site.choices.pick((2, 0, 1, 2)) :]
-    return (*query[:2], site.random_dim(), query[-1])
+    row = site.need(1 if index == 4 else 2)
+    width = row[-1] if len(row) == 4 else site.draft.size(row[-1]) // max(1, site.draft.size(_heads(site, 1)))
+    return (query[0], _heads(site, 1), past[2] if past is not None else site.random_dim(), width)
+
+
+def _heads(site: Site, index: int) -> Dim:
+    """Return the number of heads of the query (0) or of the keys (1)."""
+    shape = site.need(index)
+    return shape[1] if len(shape) == 4 else site.plain("kv_num_heads" if index else "q_num_heads") or 1
 
 
 def _image(site: Site, index: int) -> Shape:
@@ -287,6 +308,11 @@ _PROPOSALS: dict[tuple[str, int], Proposal] = {
     ("BatchNormalization", 4): _channels,
     ("InstanceNormalization", 1): _channels,
     ("InstanceNormalization", 2): _channels,
+    ("GroupNorm", 1): _grouped_channels,
+    ("GroupNorm", 2): _grouped_channels,
+    ("SkipGroupNorm", 1): _grouped_channels,
+    ("SkipGroupNorm", 2): _grouped_channels,
+    ("SkipGroupNorm", 4): _grouped_channels,
     ("GroupNormalization", 1): _channels,
     ("GroupNormalization", 2): _channels,
     ("Conv", 0): _convolved,
@@ -295,6 +321,7 @@ _PROPOSALS: dict[tuple[str, int], Proposal] = {
     ("ConvTranspose", 0): _convolved,
     ("ConvTranspose", 1): _kernel,
     ("ConvTranspose", 2): _filters,
+    ("FusedConv", 3): _convolution,
     ("Attention", 0): _attended,
     ("Attention", 1): _attended,
     ("Attention", 2): _attended,

@@ -11,12 +11,34 @@ import numpy as np
 from compiler.ir.dims import Dim, is_static
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Attr, Value
+from compiler.ir.schema import operator_names
 from compiler.ir.syntax import Statement, TypeSyntax
 from compiler.ir.types import Shape
+from compiler.rewrite.pattern import ANY, Pattern
 from tests.rule_harness_choices import Choices
 from tests.rule_harness_draft import Draft, Undrawable
 from tests.rule_harness_formals import Formals
 from tests.rule_harness_values import SIZES
+
+BROADCASTING = operator_names("""
+        Add Sub Mul Div Mod Pow PRelu Max Min Sum Mean Where And Or Xor Equal Less Greater LessOrEqual
+        GreaterOrEqual BitShift BitwiseAnd BitwiseOr BitwiseXor
+""")
+"""Operators whose operands broadcast to each other."""
+
+APART = BROADCASTING | operator_names("""
+        Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
+        HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Sigmoid
+        Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+""")
+"""Operators that work element by element."""
+
+
+def written_type(pattern: Pattern, name: str) -> TypeSyntax | None:
+    """Return the type with dims that a form writes for a value, where it is made or read; ``None`` for none."""
+    made = [o for s in pattern.statements for o in s.outputs if o is not None]
+    types = (o.type for o in (*made, *pattern.operands()) if o.name == name and name != ANY)
+    return next((t for t in types if t is not None and not t.bare), None)
 
 
 @dataclass
@@ -35,6 +57,8 @@ class Site:
     pending: list[int] = field(default_factory=list)
     """Positions of operands still to be drawn."""
     attributes: dict[str, Attr] = field(default_factory=dict)
+    guesses: dict[str, TypeSyntax | None] = field(default_factory=dict)
+    """Result → the type that it must have, or that it is drawn to have."""
 
     @property
     def choices(self) -> Choices:
@@ -64,10 +88,23 @@ class Site:
         found = outputs[output] if output < len(outputs) else None
         if found is None:
             return None
-        if found.type is not None and not found.type.bare:
-            return found.type
-        types = (o.type for o in self.draft.pattern.operands() if o.name == found.name)
-        return next((t for t in types if t is not None and not t.bare), None)
+        if found.name not in self.guesses:
+            typed = written_type(self.draft.pattern, found.name)
+            self.guesses[found.name] = typed if typed is not None else self._likely(found.name)
+        return self.guesses[found.name]
+
+    def _likely(self, name: str) -> TypeSyntax | None:
+        """Return the type that a result most likely has: that of the first thing made of it, element by element."""
+        statements = self.draft.pattern.statements[self.index + 1 :]
+        for _ in range(6):
+            made = next((s for s in statements if any(getattr(o, "name", "") == name for o in s.inputs)), None)
+            if made is None or made.domain or made.op not in APART or made.outputs[0] is None:
+                return None
+            name = made.outputs[0].name
+            found = written_type(self.draft.pattern, name)
+            if found is not None:
+                return found if not self.choices.chance(15) else None
+        return None
 
     def wanted(self, output: int = 0) -> Shape | None:
         """Return the dims that a result must have, as far as these follow from what has been drawn."""

@@ -36,16 +36,32 @@ def _attention(node: Node, shapes: Sequence[Sizes | None]) -> str:
     if query[0] != keys[0] or keys[:1] + keys[-2:-1] != values[:1] + values[-2:-1]:
         return "batches or lengths of keys and values differ"
     if len(query) == 3:
-        return _packed_heads(node, query, keys, values)
+        reason = _packed_heads(node, query, keys, values)
+        if reason:
+            return reason
+        query, keys, values = (_apart(s, node.attr(a)) for s, a in zip((query, keys, values), _HEADS, strict=True))
     if keys[1] != values[1] or not keys[1] or query[1] % keys[1] or query[3] != keys[3]:
         return "heads do not fit"
     if 0 in (*query, *keys, *values):
         return "a dim of attention is zero"
-    mask, past = (shapes[k] if k < len(shapes) else None for k in (3, 4))
-    length = keys[2] + (past[2] if past is not None and len(past) == 4 else 0)
+    mask, past_keys, past_values = (shapes[k] if k < len(shapes) else None for k in (3, 4, 5))
+    if node.attr("is_causal", 0) and past_keys is not None and query[2] == 1 < keys[2]:
+        return "the runtime's kernel lets a single query behind a cache see the keys behind it"
+    length = keys[2] + (past_keys[2] if past_keys is not None and len(past_keys) == 4 else 0)
     if mask is not None and not fits_into(mask, (*query[:3], length)):
         return "the mask does not fit"
-    return ""
+    if past_keys is None or past_values is None:
+        return ""
+    fit = past_keys == (*keys[:2], length - keys[2], keys[3])
+    return "" if fit and past_values == (*keys[:2], length - keys[2], values[3]) else "the cache does not fit"
+
+
+_HEADS = ("q_num_heads", "kv_num_heads", "kv_num_heads")
+
+
+def _apart(packed: Sizes, heads: int) -> Sizes:
+    """Return the dims of heads apart that stand side by side."""
+    return (packed[0], heads, packed[1], packed[2] // heads)
 
 
 def _packed_heads(node: Node, query: Sizes, keys: Sizes, values: Sizes) -> str:

@@ -152,8 +152,13 @@ SIZES = (2, 3, 1, 4, 2, 3, 1, 5, 2, 3, 4, 2, 3, 1, 6, 0)
 """Sizes of dims, simplest first; the numbers of times say how often."""
 
 
+STATIC = "static"
+"""What stands before the sizes of a dim that must be a number, since the rule computes with it."""
+
+
 def sizes_within(words: str) -> tuple[int, ...]:
-    """Return the sizes that a rule's ``domain`` allows a dim: ``8``, ``8,16``, ``even``, ``2..6``."""
+    """Return the sizes that a rule's ``domain`` allows a dim: ``8``, ``8,16``, ``even``, ``2..6``, ``static 2,4``."""
+    words = words.removeprefix(STATIC).strip()
     if words == "even":
         return (2, 4, 6, 8)
     low, dots, high = words.partition("..")

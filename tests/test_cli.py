@@ -120,6 +120,8 @@ def test_version_names_what_it_stands_on() -> None:
         (["compile", "m.onnx", "-o", "out", "--passes", "fold", "--until", "cancel"], "not in the pipeline"),
         (["compile", "m.onnx", "-o", "out", "--disable", "fodl"], "there is no pass 'fodl'"),
         (["compile", "m.onnx", "-o", "out", "--until", "fodl"], "there is no pass 'fodl'"),
+        (["compile", "m.onnx", "-o", "out", "--passes", "raise{only=RaiseGelo}"], "there is no rule 'RaiseGelo'"),
+        (["compile", "m.onnx", "-o", "out", "--passes", "fixpoint(lower{only=RaiseGelo})"], "no rule 'RaiseGelo'"),
         (["compile", "m.onnx", "-o", "out", "--select", "fuse"], "nothing is selected by 'fuse'"),
         (["compile", "m.onnx", "-o", "out", "--log-rewrites", "no/where"], "the log of rewrites cannot be written"),
         (["compile", "m.onnx", "-o", "out", "--memory-limit", "7Q"], "'7Q' is not a size"),

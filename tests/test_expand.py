@@ -127,6 +127,9 @@ DEFINED = [
     standard("CenterCropPad", X, np.array([4, 8], I64), axes=[1, 2]),
     standard("SoftmaxCrossEntropyLoss", N(3, 5), integers(1, 0, 4), outputs="yy"),
     standard("Shrink", X, lambd=0.2),
+    standard("DepthToSpace", N(2, 8, 3, 5), blocksize=2),
+    standard("DepthToSpace", N(2, 8, 3, 5), blocksize=2, mode="CRD"),
+    standard("SpaceToDepth", N(2, 3, 4, 6), blocksize=2),
     standard("HammingWindow", np.array(7, I64)),
 ]
 """Operators that have definitions, of ours or of the standard, and kernels to compare them with."""

@@ -197,7 +197,7 @@ def only(record: dict[str, Any]) -> dict[str, Any]:
         ("WithGuard", LINEAR, "guard", "there are 3 rows", {"disable": ("FuseGemm",)}),
         ("ToHalf", LINEAR, "result", "%y would change its type: f32[3,5] to f16[3,5]", {"disable": ("FuseGemm",)}),
         ("Illegal", LINEAR, "legality", "has no kernel of com.microsoft::BiasAdd", FUSED),
-        ("NotMeasured", LINEAR, "cost", "its gain was not measured", {}),
+        ("NotMeasured", LINEAR, "cost", "not chosen", {}),
         ("NotMeasured", LINEAR, "ready", "the rule is left out", FUSED),
     ],
 )

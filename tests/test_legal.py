@@ -124,6 +124,8 @@ CASES = [
     Single("RMSNormalization", [X, W], opset=23),
     Single("RMSNormalization", [X.astype(F16), W], opset=23),
     Single("SimplifiedLayerNormalization", [X, W], {"epsilon": 1e-5}),
+    Single("LayerNormalization", [N(2, 0), N(0)]),
+    Single("LayerNormalization", [N(0, 2), N(2)]),
     Single("Gelu", [X]),
     Single("Gelu", [X.astype(F16)]),
     Single("Gelu", [X.astype(F64)]),
@@ -145,10 +147,12 @@ CASES = [
     fused("FusedGemm", X[0], N(8, 3), N(3), activation="LeakyRelu", activation_alpha=0.1),
     *(fused("FusedConv", N(1, 4, 6, 6), N(8, 4, 3, 3), activation=a) for a in ("Relu", "Clip", "Elu")),
     fused("FusedConv", N(1, 4, 6, 6), N(8, 4, 3, 3), activation="Clip", activation_params=[0.0, 6.0]),
+    fused("FusedConv", N(1, 4, 6, 6), N(8, 4, 3, 3), activation="HardSwish", activation_params=[1 / 6, 0.5]),
     fused("FusedConv", N(1, 4, 6, 6), N(8, 4, 3, 3), None, N(1, 8, 4, 4)),
     fused("FusedConv", N(1, 4, 6, 6), N(8, 4, 3, 3), None, N(1, 8, 1, 1)),
     fused("Attention", X, N(8, 24), N(24), num_heads=2),
     fused("Attention", X, N(8, 24), N(24), None, N(2, 2, 2, 3, 4), num_heads=2),
+    fused("Attention", X, N(8, 24), N(24), None, N(2, 2, 2, 3, 4), N(1, 1, 5, 8), num_heads=2),
     fused("BiasAdd", X, W, X),
     Single("LSTM", [X, N(1, 12, 8), N(1, 12, 3)], {"hidden_size": 3, "layout": 1}),
     Single("LSTM", [X, N(1, 12, 8), N(1, 12, 3)], {"hidden_size": 3}),
@@ -160,6 +164,7 @@ WRONG = [
     grouped(*(a[:, :1] for a in WIDE), N(2, 2, 3, 16), N(2, 2, 3, 16), integers(3, 3), integers(4), outputs="y"),
     grouped(*WIDE, None, None, *COUNTS, N(9, 8), N(9, 8), PLACES, do_rotary=1),
     fused("RotaryEmbedding", Q, PLACES, *ANGLES, scale=0.5),
+    fused("FusedConv", N(1, 4, 6, 6), N(8, 4, 3, 3), activation="HardSwish", activation_params=[0.2, 0.5]),
 ]
 """Nodes that kernels run, but not as they should: they ignore an operand or an attribute."""
 

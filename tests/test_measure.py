@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from compiler import Variant
 from compiler.errors import AmpcError, InputError, WorkerError
 from compiler.measure.comparisons import Comparison, Comparisons, comparison_key
-from compiler.measure.instrument import Conditions, Instrument, measure
+from compiler.measure.instrument import Conditions, Instrument, _ratio, measure
 from compiler.measure.intervals import Interval, interval, spread, verdict
 
 
@@ -84,6 +84,18 @@ def test_spread_does_not_depend_on_the_unit(values: list[float], unit: float) ->
     assert spread([values[0]] * len(values)) == 0
 
 
+@given(st.lists(st.lists(st.floats(0.5, 2), min_size=3, max_size=5), min_size=2, max_size=12))
+def test_sittings_that_disagree_leave_it_open(held: list[list[float]]) -> None:
+    """The interval of few sittings holds each one's median; of many it is that of their medians."""
+    found = _ratio(held)
+    medians = [float(np.median(ratios)) for ratios in held]
+    if len(held) >= 6:
+        assert found == interval(medians)
+    else:
+        assert found.low <= min(medians) and max(medians) <= found.high
+    assert found.low <= found.value <= found.high
+
+
 def test_a_busy_machine_is_called_busy() -> None:
     """Foreign use makes wall times doubtful and processor times not; unrest of the ratios makes both doubtful."""
 
@@ -106,7 +118,7 @@ def test_variants_are_timed_in_children_and_compared_with_the_first(model: str) 
         "config_entries": {"session.set_denormal_as_zero": "1"},
     }
     variants = {"as it is": Variant(model), "plain": Variant(model, settings)}
-    found = measure(variants, feeds=FEEDS, rounds=6, threads=1, burst_s=0.001, loads=1, profile=True)
+    found = measure(variants, feeds=FEEDS, seconds=0, threads=1, burst_s=0.001, sittings=2, profile=True)
     assert list(found) == ["as it is", "plain"]
     assert found["as it is"].ratio.low == found["as it is"].ratio.high == 1
     assert [timing.verdict == "reference" for timing in found.values()] == [True, False]
@@ -119,11 +131,11 @@ def test_variants_are_timed_in_children_and_compared_with_the_first(model: str) 
 def test_processes_serve_one_comparison_after_another(model: str) -> None:
     """An instrument keeps its processes: the second comparison starts none, and times another model."""
     with Instrument(threads=1) as instrument:
-        first = instrument.measure({"a": Variant(model)}, FEEDS, rounds=6, burst_s=0.001)
+        first = instrument.measure({"a": Variant(model)}, FEEDS, seconds=0, burst_s=0.001)
         known = [p.pid for p in instrument._processes]
         with pytest.raises(WorkerError):
             instrument.try_out("wrong", Variant(model), {"z": np.ones(1, np.float32)})
-        second = instrument.measure({"b": Variant(model)}, FEEDS, rounds=6, burst_s=0.001, bound=True)
+        second = instrument.measure({"b": Variant(model)}, FEEDS, seconds=0, burst_s=0.001, bound=True, fresh=False)
         assert [p.pid for p in instrument._processes] == known
     assert first["a"].runs and second["b"].runs
     assert not instrument._processes
@@ -133,7 +145,6 @@ def test_processes_serve_one_comparison_after_another(model: str) -> None:
     ("change", "message"),
     [
         ({"variants": {}}, "nothing"),
-        ({"rounds": 5}, "at least 6"),
         ({"variants": {"lost": Variant("/nowhere.onnx")}}, "(?s)where: lost.*nowhere"),
         ({"variants": {"odd": Variant("", {"providers": [["NoSuch", {}]]})}}, "(?s)where: odd.*NoSuch"),
         ({"variants": {"odd": Variant("", {"session_options": {"no_such": 1}})}}, "no_such"),
@@ -143,11 +154,11 @@ def test_processes_serve_one_comparison_after_another(model: str) -> None:
 )
 def test_what_cannot_be_measured_is_an_error_with_a_name(model: str, change: dict[str, Any], message: str) -> None:
     """A variant that does not load, dies or hangs ends in an error that says which and why."""
-    arguments = {"variants": {"one": Variant(model)}, "feeds": FEEDS, "rounds": 6, "burst_s": 0.001, **change}
+    arguments = {"variants": {"one": Variant(model)}, "feeds": FEEDS, "seconds": 0, "burst_s": 0.001, **change}
     variants = {name: Variant(v.path or model, v.settings) for name, v in arguments.pop("variants").items()}
     with pytest.raises(AmpcError, match=message):
         try:
-            measure(variants, loads=1, **arguments)
+            measure(variants, sittings=1, **arguments)
         except AmpcError as error:
             raise AmpcError(str(error)) from error
 

@@ -318,6 +318,72 @@ def test_nested_graphs_are_rewritten_too() -> None:
     assert "Neg" not in print_model(model)
 
 
+class SumAndRoot(Rule):
+    """Keep a sum beside what is made of it."""
+
+    before = """
+        %s: f32[N] = Add(%a: f32[N], %b: f32[N])
+        %y = Sqrt(%s)
+    """
+    after = """
+        %s = Sum(%a, %b)
+        %y = Sqrt(%s)
+    """
+
+
+@pytest.mark.parametrize("other", ["  %z = Neg(%s)", ""])
+def test_what_an_outer_graph_reads_is_not_made_in_a_nested_one(other: str) -> None:
+    """A match across graphs is refused when the kept value has readers, or is returned, outside of the nested graph."""
+    body = """
+  %s = Add(%a, %b)
+  %y = If(%c) {
+    else_branch = graph @else() -> (%e: f32[4]) {
+      %e: f32[4] = Sqrt(%s)
+      return %e
+    },
+    then_branch = graph @then() -> (%t: f32[4]) {
+      %t: f32[4] = Abs(%a)
+      return %t
+    }
+  }
+"""
+    name = "z" if other else "s"
+    model = model_of("%a: f32[4], %b: f32[4], %c: bool[]", body + other, f"%y: f32[4], %{name}: f32[4]")
+    before = print_model(model)
+    assert not apply(model, SumAndRoot())
+    verify(model)
+    assert print_model(model) == before
+
+
+class TakeOneOff(Rule):
+    """Drop one that is added and taken off again."""
+
+    before = """
+        %a: T = Add(%x, 1.0)
+        %y = Sub(%a, scalar %c)
+    """
+    after = "%y = Identity(%x)"
+    types = {"T": FLOATS}
+
+    def guard(self, m: Match) -> str | None:
+        """Refuse another number."""
+        return None if m.scalar("c") == 1 else "another number"
+
+
+@pytest.mark.parametrize(("first", "second", "holds"), [("", "", True), ("1", "", False), ("", "1", False)])
+def test_a_number_with_dims_is_none_where_the_rank_is_not_known(first: str, second: str, holds: bool) -> None:
+    """Of data of unknown rank, adding ``[1.0]`` may make a vector of a scalar; adding ``1.0`` may not."""
+    one = {"": "1.0", "1": "[1.0]"}
+    body = f"""
+  const %p: f32[{first}] = {one[first]}
+  const %q: f32[{second}] = {one[second]}
+  %h = Add(%x, %p)
+  %y = Sub(%h, %q)
+"""
+    assert apply(model_of("%x: f32[*]", body, "%y: f32[*]"), TakeOneOff()) == holds
+    assert apply(model_of("%x: f32[4]", body, "%y: f32[4]"), TakeOneOff())
+
+
 def test_an_event_shows_both_sides_as_text() -> None:
     """What is told of a rewrite holds the rule, the user's nodes, and both sides as IR text."""
     seen: list[tuple[str, str, str]] = []

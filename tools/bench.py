@@ -202,7 +202,8 @@ def _names(models: Sequence[str]) -> list[str]:
     """Return a name for each path: its last part, with more of the path or a number where that is not enough."""
     short = [Path(path).name or str(path) for path in models]
     names = [path if short.count(name) > 1 else name for name, path in zip(short, map(str, models), strict=True)]
-    return [name if names.index(name) == i else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    times = [names[:i].count(name) for i, name in enumerate(names)]
+    return [f"{name} ({n + 1})" if n else name for name, n in zip(names, times, strict=True)]
 
 
 def _fitted(names: Sequence[str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What could be gained in a model: time by type of operator, the rewrites that would shorten it, what keeps others off.
 
-Times are predictions of the cost model for the graph as it is written, and as the pipeline would leave it.  What the
-runtime itself fuses when it loads a model is in neither, so the difference is what there is to gain together with it.
+Times are predictions of the cost model for the graph as it is written, and as the pipeline would leave it.  Where the
+provider is ONNX Runtime's own, what it fuses when it loads a model is reckoned with in both, as far as that is known.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from compiler.analysis.stages import Stage, stages
 from compiler.ir.graph import Model, Node
 from compiler.operators import OperatorType, operator_type
+
+FUSED = "fused"
+"""The source of the time of a node that the runtime fuses into a neighbour: it takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,11 @@ class Opportunities:
     stages_after: tuple[Stage, ...] = ()
     """The graph as the pipeline would leave it, in runs of nodes."""
     sources: Mapping[str, int] = field(default_factory=dict)
-    """Where predicted times come from (``measured``, ``calibrated``, ``analytic``) → nodes."""
+    """Where predicted times come from (``measured``, ``calibrated``, ``analytic``, ``fused``) → nodes."""
     threads: int = 1
     """Threads that the prediction is for."""
+    as_run: bool = False
+    """Whether the runtime's own fusions are reckoned with, as far as they are known."""
 
     @property
     def ratio(self) -> float:

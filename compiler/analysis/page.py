@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from compiler.analysis.opportunities import Blocked, Opportunities
-from compiler.analysis.show import Section, blocks, duration, sections, sources
+from compiler.analysis.show import BLOCKED, GAINS, REWRITES, Section, blocks, duration, sections
 from compiler.analysis.stages import Stage
 from compiler.operators import OperatorType
 
@@ -36,6 +36,8 @@ _HUES = {
     OperatorType.DATA_MOVEMENT: 8, OperatorType.CONVERSION: 345, OperatorType.CONTROL_FLOW: 285,
 }  # fmt: skip
 """Colours, as angles; other types are grey."""
+
+_GREY = "#8b9297"
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5d656d; --paper: #fdfdfc; --card: #f2f3f1; --line: #dcdfda }
@@ -73,8 +75,8 @@ pre { overflow-x: auto; font-size: .8rem; line-height: 1.45; margin: .5rem 0 }
 .failed { font-weight: 700 }
 """
 
-_DRAWN = frozenset({"What blocks more"})
-"""Sections of the text that the page shows in another way."""
+_FIRST = frozenset({GAINS, REWRITES})
+"""Sections of the text that come right after the pictures."""
 
 
 def page(found: Analysis) -> str:
@@ -88,12 +90,22 @@ def page(found: Analysis) -> str:
             f"<style>{_STYLE}{''.join(_colours())}</style>\n</head>\n<body>",
             *_head(found),
             *([] if found.opportunities is None else _pictures(found.opportunities)),
-            *(part for s in sections(found)[1:] if s.title not in _DRAWN for part in _section(s)),
+            *_sections(found, first=True),
             *([] if found.opportunities is None else _misses(found.opportunities.blocked)),
-            *_section(sections(found)[0], title="The model"),
+            *_sections(found, first=False),
             "</body>\n</html>\n",
         ]
     )
+
+
+def _sections(found: Analysis, *, first: bool) -> Iterator[str]:
+    """Yield the sections of the text: those that go with the pictures, or the others; near misses have their own."""
+    summary, *others = sections(found)
+    for section in others:
+        if section.title != BLOCKED and (section.title in _FIRST) == first:
+            yield from _section(section)
+    if not first:
+        yield from _section(summary, title="The model")
 
 
 def _text(text: str) -> str:
@@ -103,9 +115,13 @@ def _text(text: str) -> str:
 
 
 def _colours() -> Iterator[str]:
-    yield "i, rect { background: #8b9297; fill: #8b9297 }\n"
-    for kind, hue in _HUES.items():
-        yield f".{_class(kind)} {{ background: hsl({hue} 55% 52%); fill: hsl({hue} 55% 52%) }}\n"
+    yield f"i {{ background: {_GREY} }}\n"
+    for kind in _HUES:
+        yield f".{_class(kind)} {{ background: {_colour(kind)} }}\n"
+
+
+def _colour(kind: OperatorType) -> str:
+    return f"hsl({_HUES[kind]},55%,52%)" if kind in _HUES else _GREY
 
 
 def _class(kind: OperatorType) -> str:
@@ -145,7 +161,6 @@ def _pictures(found: Opportunities) -> Iterator[str]:
     yield f"<p>as the pipeline would leave it, {duration(found.us_after)}</p>"
     yield _strip(found.stages_after, longest, "time of the graph as the pipeline would leave it")
     yield from _legend(found)
-    yield f"<p>predicted for {found.threads} threads: {_text(sources(found))}</p>"
     yield "<h2>Stages</h2>"
     yield "<p>runs of nodes between which little is handed on, as the graph is written</p>"
     widest = max((s.us for s in found.stages), default=0.0) or 1.0
@@ -161,7 +176,7 @@ def _strip(stages: Sequence[Stage], longest: float, label: str) -> str:
             if width >= _LEAST:
                 title = f"stage {number}{f', {stage.name}' if stage.name else ''}: {kind.value}, {duration(us)}"
                 parts.append(
-                    f'<rect class="{_class(kind)}" x="{x:.1f}" y="0" width="{width:.1f}" height="{_BAR}">'
+                    f'<rect fill="{_colour(kind)}" x="{x:.1f}" y="0" width="{width:.1f}" height="{_BAR}">'
                     f"<title>{_text(title)}</title></rect>"
                 )
             x += width
@@ -225,7 +240,7 @@ def _row(tag: str, cells: Iterable[str], right: Sequence[bool]) -> str:
 def _misses(blocked: Sequence[Blocked]) -> Iterator[str]:
     if not blocked:
         return
-    yield "<h2>What blocks more</h2>"
+    yield f"<h2>{BLOCKED}</h2>"
     yield "<p>rewrites that nearly apply, and what is in their way; the times are those of the nodes that take part</p>"
     for miss in blocked:
         yield f"<details><summary><b>{_text(miss.rule)}</b> {miss.type.value}, {duration(miss.us)}, "

@@ -1,25 +1,24 @@
 """Say which node goes to which execution provider of a target, in how many partitions, and what breaks them.
 
 ONNX Runtime asks the providers in their order; each takes the nodes that it runs, and the CPU provider takes the rest.
-The answer here is by the same facts that legalization goes by (kernels, demands), so it is there before anything is
-installed.  Partitions are counted as the runtime makes them: nodes whose operands are ready are taken while any of them
-goes to the provider, then all others, and so on; each change costs copies, and for providers that compile, a graph of
-its own.  Nodes of nested graphs count where they go, and make no partitions.
+The answer here is by what is known of providers (kernels, demands), so it is there before anything is installed.
+Partitions are counted as the runtime makes them: nodes whose operands are ready are taken while any of them goes to the
+provider, then all others, and so on; each change costs copies, and for providers that compile, a graph of its own.
+Nodes of nested graphs count where they go, and make no partitions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compiler.ir.graph import Graph, Model, Node
-from compiler.rewrite.legal import Legality
-from targets.errors import TargetError
 
-if TYPE_CHECKING:
-    from targets import Target
+WhyNot = Callable[[Node], str]
+"""Says why a provider does not run a node, ``""`` when it does."""
 
 CPU = "CPUExecutionProvider"
 
@@ -88,69 +87,63 @@ class Placement:
         return "\n".join(lines)
 
 
-def place(model: Model, target: Target, *, opset: int = 0) -> Placement:
-    """Place the nodes of a model; ``opset`` is the one that it is emitted in, by default the model's own."""
-    providers, unknown = _providers(target, opset or model.opsets.get("", 0))
+def place(model: Model, target: str, providers: Sequence[tuple[str, WhyNot | None]]) -> Placement:
+    """Place the nodes of a model on the providers of a target, given in their order.
+
+    With each provider comes what says why it does not run a node (``""`` when it does), or ``None`` when nothing is
+    known of it, and it is taken to run nothing.  The CPU provider runs what is left, and need not be asked.
+    """
+    unknown = tuple(name for name, why_not in providers if why_not is None and name != CPU)
+    asked = [(name, why_not) for name, why_not in providers if why_not is not None and name != CPU]
     chosen: dict[Node, str] = {}
     reasons: dict[Node, str] = {}
     for node in model.graph.all_nodes():
-        for name, legality in providers:
-            reason = legality.why_not(node) if legality is not None else ""
+        for name, why_not in asked:
+            reason = why_not(node)
             if not reason:
                 chosen[node] = name
                 break
             reasons.setdefault(node, reason)
         else:
             chosen[node] = CPU
-    order = list(dict.fromkeys([name for name, _ in providers] + [CPU]))
-    shares = tuple(s for name in order if (s := _share(name, model.graph, chosen)).nodes)
-    breaks = _breaks(order[0], chosen, reasons)
-    return Placement(target.name, shares, breaks, unknown)
+    order = [*(name for name, _ in asked), CPU]
+    partitions = _partitions(order, model.graph, chosen)
+    shares = tuple(s for name in order if (s := _share(name, chosen, partitions[name])).nodes)
+    return Placement(target, shares, _breaks(order[0], chosen, reasons), unknown)
 
 
-def _providers(target: Target, opset: int) -> tuple[list[tuple[str, Legality | None]], tuple[str, ...]]:
-    """Return the providers of a target with what they run (``None``: everything), and those that are not known."""
-    found: list[tuple[str, Legality | None]] = []
-    unknown = []
-    for name, _ in target.runtime.providers:
-        try:
-            found.append((name, None if name == CPU else Legality.of_provider(target, name, opset=opset)))
-        except TargetError:
-            unknown.append(name)
-    return found, tuple(unknown)
-
-
-def _share(provider: str, graph: Graph, chosen: dict[Node, str]) -> Share:
+def _share(provider: str, chosen: dict[Node, str], partitions: int) -> Share:
     counts: dict[str, int] = {}
     for node, name in chosen.items():
         if name == provider:
             counts[node.qualified] = counts.get(node.qualified, 0) + 1
     operators = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    return Share(provider, sum(counts.values()), _partitions(provider, graph, chosen), operators)
+    return Share(provider, sum(counts.values()), partitions, operators)
 
 
-def _partitions(provider: str, graph: Graph, chosen: dict[Node, str]) -> int:
-    """Count the groups of nodes of a provider, taking nodes as soon as their operands are ready."""
-    waiting = {node: len(_producers(node, graph)) for node in graph.nodes()}
+def _partitions(order: Sequence[str], graph: Graph, chosen: dict[Node, str]) -> dict[str, int]:
+    """Count the groups of nodes of each provider, taking nodes of one provider as long as any is ready."""
+    waiting: dict[Node, int] = {}
     readers: dict[Node, list[Node]] = {}
-    for node in waiting:
-        for producer in _producers(node, graph):
+    ready: dict[str, deque[Node]] = {name: deque() for name in order}
+    for node in graph.nodes():
+        producers = _producers(node, graph)
+        waiting[node] = len(producers)
+        for producer in producers:
             readers.setdefault(producer, []).append(node)
-    ready: tuple[deque[Node], deque[Node]] = (deque(), deque())
-    for node, count in waiting.items():
-        if not count:
-            ready[chosen[node] == provider].append(node)
-    count, mine = 0, bool(ready[True])
-    while ready[False] or ready[True]:
-        queue = ready[mine]
-        count += bool(mine and queue)
-        while queue:
-            for reader in readers.get(queue.popleft(), ()):
-                waiting[reader] -= 1
-                if not waiting[reader]:
-                    ready[chosen[reader] == provider].append(reader)
-        mine = not mine
-    return count
+        if not producers:
+            ready[chosen[node]].append(node)
+    counts = dict.fromkeys(order, 0)
+    while any(ready.values()):
+        for name in order:
+            queue = ready[name]
+            counts[name] += bool(queue)
+            while queue:
+                for reader in readers.get(queue.popleft(), ()):
+                    waiting[reader] -= 1
+                    if not waiting[reader]:
+                        ready[chosen[reader]].append(reader)
+    return counts
 
 
 def _producers(node: Node, graph: Graph) -> dict[Node, None]:

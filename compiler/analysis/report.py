@@ -11,6 +11,7 @@ from compiler.analysis.census import Census, take_census
 from compiler.analysis.cliffs import Cliff, Scene, find_cliffs
 from compiler.analysis.opportunities import Opportunities
 from compiler.analysis.ort_does import BuiltIn, built_in
+from compiler.analysis.placement import Placement
 from compiler.analysis.work import Work, default_binding, estimate
 from compiler.ir.graph import Model, Value
 from compiler.ir.types import Type
@@ -46,6 +47,10 @@ class Analysis:
     """What could not be looked at, and why."""
     opportunities: Opportunities | None = None
     """What the pipeline would gain; ``None`` when it was not tried."""
+    placement: Placement | None = None
+    """Where the nodes go as the model is; ``None`` when the target runs everything in one place."""
+    compiled: Placement | None = None
+    """Where they go once the model is compiled; ``None`` when that was not tried."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the analysis as a JSON object."""
@@ -77,6 +82,7 @@ def analyze(
     kernels: KernelTable | None,
     binding: Mapping[str, int],
     notes: tuple[str, ...] = (),
+    placement: Placement | None = None,
 ) -> Analysis:
     """Analyze a model that has types.
 
@@ -95,4 +101,5 @@ def analyze(
         anyway=built_in(model, scene.provider),
         cliffs=find_cliffs(scene),
         notes=notes,
+        placement=placement,
     )

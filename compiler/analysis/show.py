@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.analysis.opportunities import Blocked, Opportunities, Rewriting
+from compiler.analysis.placement import Placement
 from compiler.analysis.report import Analysis
+
+GAINS = "Where time goes, and what can be gained"
+"""Title of the section with times by type of operator."""
+
+REWRITES = "What would be done"
+"""Title of the section with what would be gained by which rewrite."""
+
+BLOCKED = "What blocks more"
+"""Title of the section with near misses."""
 
 _OPERATORS = 16
 """Operators that are listed; the others are counted."""
@@ -22,6 +32,9 @@ _BLOCKED = 6
 
 _WORTH_SAYING = 0.05
 """Microseconds from which a gain is worth saying."""
+
+_BREAKS = 8
+"""Operators that break partitions that are listed."""
 
 _COLUMNS = 78
 """Width of the plain text."""
@@ -46,6 +59,10 @@ def sections(found: Analysis) -> list[Section]:
     made = [_summary(found), _operators(found), _parameters(found), _work(found)]
     if found.opportunities is not None:
         made += [_families(found.opportunities), _rewrites(found.opportunities), _blocked(found.opportunities)]
+    if found.placement is not None:
+        made.append(_placement("Where nodes go as the model is", found.placement))
+    if found.compiled is not None:
+        made.append(_placement("Where nodes go once it is compiled", found.compiled))
     made.append(_anyway(found))
     made += [_cliff(found, i) for i in range(len(found.cliffs))] or [_no_cliffs(found)]
     return [s for s in made if s.rows or s.notes]
@@ -140,7 +157,7 @@ def _families(found: Opportunities) -> Section:
     for kind in kinds:
         now, then = before.get(kind), after.get(kind)
         us = now.us if now is not None else 0.0
-        cells = (str(now.nodes) if now is not None else "", duration(us), f"{100 * us / (found.us or 1.0):.0f} %")
+        cells = (str(now.nodes) if now is not None else "", duration(us), f"{100 * us / (found.us or 1.0):.0f}")
         rows.append(
             (
                 kind.value,
@@ -153,16 +170,25 @@ def _families(found: Opportunities) -> Section:
         )
     total = (str(found.nodes), duration(found.us), "", str(sum(counts.values()) or ""))
     rows.append(("all", *total, duration(found.us - found.us_after), str(found.nodes_after), duration(found.us_after)))
-    notes = (f"predicted for {_threads(found.threads)}: {sources(found)}", "of the graph as it is written")
-    headings = ("family", ">nodes", ">time", ">share", ">places", ">gain", ">then", ">time")
-    return Section("Where time goes, and what can be gained", headings, tuple(rows), notes)
+    notes = (f"predicted for {_threads(found.threads)}: {sources(found)}", *_lacking(found))
+    headings = ("family", ">nodes", ">time", ">%", ">places", ">gain", ">then", ">time")
+    return Section(GAINS, headings, tuple(rows), notes)
 
 
 def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-_SOURCES = {"measured": "were measured", "calibrated": "go by what their kernels take", "analytic": "by peak rates"}
+_SOURCES = {
+    "measured": "were measured",
+    "calibrated": "go by what their kernels take",
+    "analytic": "by peak rates",
+    "fused": "are fused at load",
+}
+
+
+def _lacking(found: Opportunities) -> tuple[str, ...]:
+    return () if found.as_run else ("what the runtime itself fuses when it loads the model is not reckoned with",)
 
 
 def sources(found: Opportunities) -> str:
@@ -185,7 +211,7 @@ def _rewrites(found: Opportunities) -> Section:
     notes = []
     if len(names) > _REWRITES:
         notes.append(f"and {len(names) - _REWRITES} others, {duration(sum(gains[n] for n in names[_REWRITES:]))}")
-    return Section("What would be done", ("rule or pass", ">places", ">gain", "for"), tuple(rows), tuple(notes))
+    return Section(REWRITES, ("rule or pass", ">places", ">gain", "for"), tuple(rows), tuple(notes))
 
 
 def _kinds(parts: Sequence[Rewriting]) -> str:
@@ -202,7 +228,7 @@ def _blocked(found: Opportunities) -> Section:
     notes = ["`ampc explain MODEL` says more"] if rows else []
     if len(found.blocked) > _BLOCKED:
         notes.insert(0, f"and {len(found.blocked) - _BLOCKED} others")
-    return Section("What blocks more", (), tuple(rows), tuple(notes))
+    return Section(BLOCKED, (), tuple(rows), tuple(notes))
 
 
 _KINDS = {
@@ -218,6 +244,24 @@ def blocks(miss: Blocked) -> str:
     """Say what a near miss fails for."""
     there = "" if miss.matched == miss.statements else f"{miss.matched} of {miss.statements} statements fit, "
     return f"{there}{_KINDS.get(miss.kind, '')}{miss.reason}"
+
+
+def _placement(title: str, found: Placement) -> Section:
+    rows = [
+        (s.provider.removesuffix("ExecutionProvider"), f"{s.nodes} nodes in {_many(s.partitions, 'partition')}")
+        for s in found.shares
+    ]
+    rows += [
+        ("", f"{b.nodes} {b.op} to {b.provider.removesuffix('ExecutionProvider')}: {b.why}")
+        for b in found.breaks[:_BREAKS]
+    ]
+    notes = [f"and {len(found.breaks) - _BREAKS} other operators"] if len(found.breaks) > _BREAKS else []
+    notes += [f"it is not known what {name} runs" for name in found.unknown]
+    return Section(title, (), tuple(rows), tuple(notes))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _anyway(found: Analysis) -> Section:
@@ -268,7 +312,9 @@ def _plain(section: Section) -> str:
             lines += textwrap.wrap(
                 text, _COLUMNS, initial_indent=f"  {label:<10}", subsequent_indent=" " * 12, break_on_hyphens=False
             )
-    return "\n".join([*lines, *(f"  {note}" for note in section.notes)])
+    for note in section.notes:
+        lines += textwrap.wrap(note, _COLUMNS, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -1,10 +1,11 @@
 """What ONNX Runtime makes of nodes when it loads the model, as far as it changes what they cost.
 
-A node that the runtime folds into its neighbour costs nothing; a convolution that it moves into the blocked layout costs
-what the blocked kernel takes; and a node between blocked convolutions that cannot work on blocks pays for reordering its
-operands and, for the next convolution, its results.  The conditions are those of the runtime's own transformers
-(``nchwc_transformer.cc``, ``conv_activation_fusion.cc``, ``matmul_scale_fusion.cc``, ``matmul_transpose_fusion.cc``,
-``skip_layer_norm_fusion.cc``, ``bias_gelu_fusion.cc``), simplified: what is not certain counts as not done.
+A node that the runtime folds into its neighbour costs nothing; a convolution that it moves into the blocked layout
+costs what the blocked kernel takes; and a node between blocked convolutions that cannot work on blocks pays for
+reordering its operands and, for the next convolution, its results. The conditions are those of the runtime's own
+transformers (``nchwc_transformer.cc``, ``conv_activation_fusion.cc``, ``matmul_scale_fusion.cc``,
+``matmul_transpose_fusion.cc``, ``skip_layer_norm_fusion.cc``, ``bias_gelu_fusion.cc``), simplified: what is not
+certain counts as not done.
 """
 
 from __future__ import annotations
@@ -68,7 +69,11 @@ class AsRun:
 
     def is_blocked(self, node: Node) -> bool:
         """True for a convolution that the runtime moves into the blocked layout."""
-        if not self.blocks or node.op not in ("Conv", "FusedConv") or node.output.dtype not in (DType.F32, DType.UNKNOWN):
+        if (
+            not self.blocks
+            or node.op not in ("Conv", "FusedConv")
+            or node.output.dtype not in (DType.F32, DType.UNKNOWN)
+        ):
             return False
         weights, bias = node.input(1), node.input(2)
         if weights is None or weights.constant is None or len(weights.constant.shape) != 4:
@@ -115,9 +120,11 @@ class AsRun:
         operands = [v for v in node.inputs if v is not None]
         if operands and all(v.constant is not None for v in operands):
             return True
-        return self._absorbed(node) or self._feeds_product(node)
+        return self._absorbed(node) or self._feeds_product(node) or _is_bias_of_gelu(node)
 
     def _absorbed(self, node: Node) -> bool:
+        if node.op == "Add" and (self._added(node) or self._is_skip(node)):
+            return True
         made = _sole(node.input(0))
         if made is None:
             return False
@@ -125,9 +132,13 @@ class AsRun:
             return made.attr("activation") is None
         if node.op in _AFTER_GEMM and made.op == "Gemm":
             return True
-        if node.op == "Add":
-            return self._added(node)
         return node.op == "BatchNormalization" and made.op == "Conv"
+
+    def _is_skip(self, node: Node) -> bool:
+        users = node.output.users()
+        if node.output.is_output or len(users) != 1:
+            return False
+        return self._fused_with_before(users[0]) == "SkipLayerNormalization"
 
     def _added(self, node: Node) -> bool:
         """A bias goes into the product, an addend of the same shape into a blocked convolution."""
@@ -135,7 +146,7 @@ class AsRun:
             made = _sole(value)
             if made is None or other is None or value is None:
                 continue
-            if made.op == "MatMul" and other.constant is not None and (value.rank == 2 or value.rank == 3):
+            if made.op == "MatMul" and other.constant is not None and value.rank in (2, 3):
                 return True
             if made.op == "Conv" and self.is_blocked(made) and value.type == other.type:
                 return True
@@ -163,19 +174,26 @@ class AsRun:
         if self.is_blocked(node):
             key = written.key.replace(":2d.", ":blocked.")
             weights = node.input(1)
-            narrow = weights is not None and weights.constant is not None and weights.constant.shape[1] < self.blocks // 2
+            narrow = (
+                weights is not None and weights.constant is not None and weights.constant.shape[1] < self.blocks // 2
+            )
             return dataclasses.replace(written, key=key.replace("blocked.window", "blocked.first") if narrow else key)
         if written.key.endswith(":plain") and self.in_blocks(node.input(0)):
             return dataclasses.replace(written, key=written.key.replace(":plain", ":blocked"))
         fused = self._fused_with_before(node)
+        if fused == "BiasGelu":
+            return dataclasses.replace(written, key=f"BiasGelu:{written.key.split(':')[1]}:bias")
         return dataclasses.replace(written, key=written.key.replace(node.op, fused, 1)) if fused else written
 
     def _fused_with_before(self, node: Node) -> str:
         """Return the operator that a node becomes together with the ``Add`` before it."""
         made = _sole(node.input(0))
-        if made is None or made.op != "Add" or node.output.rank != 3:
+        if made is None or made.op != "Add" or node.domain:
             return ""
-        return "SkipLayerNormalization" if node.op == "LayerNormalization" and not node.domain else ""
+        if _is_bias_of_gelu(made):
+            return "BiasGelu"
+        skips = node.op == "LayerNormalization" and node.output.rank == 3
+        return "SkipLayerNormalization" if skips and not any(v and v.constant for v in made.inputs) else ""
 
     def reorders(
         self, nodes: Sequence[Node], ends: Iterable[End], replaced: Iterable[Node] = ()
@@ -218,6 +236,16 @@ class AsRun:
     def _reads_plain(self, node: Node) -> bool:
         weights = node.input(1)
         return weights is not None and weights.constant is not None and weights.constant.shape[1] < self.blocks
+
+
+def _is_bias_of_gelu(node: Node) -> bool:
+    """True for the sum of a vector that is part of the only ``Gelu`` which reads it."""
+    users = node.output.users() if node.outputs else []
+    if node.op != "Add" or len(users) != 1 or node.output.is_output:
+        return False
+    bias = node.input(1)
+    exact = users[0].is_op("Gelu") and users[0].attr("approximate", "none") == "none"
+    return exact and bias is not None and bias.constant is not None and len(bias.constant.shape) == 1
 
 
 def _sole(value: Value | None) -> Node | None:

@@ -1,12 +1,12 @@
 """What this machine's kernels take, by kind: points that were measured, and what lies between them.
 
-A calibration holds for one build of ONNX Runtime, one processor and one number of threads.  For each kind it has points:
-work, sizes (as base-2 logarithms) and microseconds.  In between, the logarithm of the time of a unit of work is taken to
-be linear in the sizes near by: a weighted ridge regression, whose weights fall with the distance, so that it passes near
-the points and levels out to the mean where there are few.  Beyond the measured sizes the time is proportional to the
-work, and it is never less than the least that any kernel took.
+A calibration holds for one build of ONNX Runtime, one processor and one number of threads. For each kind it has
+points: work, sizes (as base-2 logarithms) and microseconds. In between, the logarithm of the time of a unit of work is
+taken to be linear in the sizes near by: a weighted ridge regression, whose weights fall with the distance, so that it
+passes near the points and levels out to the mean where there are few. Beyond the measured sizes the time is
+proportional to the work, and it is never less than the least that any kernel took.
 
-Rejected: one efficiency by family.  Kernels of one family differ tenfold with the sizes of their matrices or channels.
+Rejected: one efficiency by family. Kernels of one family differ tenfold with the sizes of their matrices or channels.
 """
 
 from __future__ import annotations
@@ -137,7 +137,13 @@ class _Fit:
 
 
 def make(
-    measured: Iterable[tuple[Kind, float]], *, runtime: str, processor: str, threads: int, launch_us: float, stream: float
+    measured: Iterable[tuple[Kind, float]],
+    *,
+    runtime: str,
+    processor: str,
+    threads: int,
+    launch_us: float,
+    stream: float,
 ) -> Calibration:
     """Return the calibration that measurements of kinds, in microseconds, give."""
     points: dict[str, list[Point]] = {}

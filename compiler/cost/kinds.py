@@ -1,13 +1,13 @@
 """Put nodes into kinds: nodes of one kind run the same kernel, so that what one takes tells what another takes.
 
 A kind is a key (operator, element type, variant) with the amount of work that its time grows with, and features that
-decide how fast the kernel goes: logarithms of the sizes that matter for it.  Calibration and prediction put nodes into
+decide how fast the kernel goes: logarithms of the sizes that matter for it. Calibration and prediction put nodes into
 kinds by this one function, so that they always agree.
 
 Variants follow the kernels of ONNX Runtime's CPU provider: a product with constant weights is packed beforehand, a
 convolution runs in the blocked layout or does not, a reduction over the last axis is vectorised, a broadcast of a
-scalar, a row or a channel has its own loop.  Operators that run the same kernel share a key: ``Gemm`` and ``FusedMatMul``
-are ``MatMul``, ``FusedConv`` is ``Conv``.
+scalar, a row or a channel has its own loop. Operators that run the same kernel share a key: ``Gemm`` and
+``FusedMatMul`` are ``MatMul``, ``FusedConv`` is ``Conv``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from compiler.cost.work import Sizes, work_of
 from compiler.ir.dtype import DType
@@ -152,7 +153,7 @@ def _broadcast(shape: Shape, out: Shape) -> str:
         return "scalar"
     padded = (1,) * (len(out) - len(shape)) + shape
     same = [p == o for p, o in zip(padded, out, strict=False) if o != 1]
-    if same[-1]:
+    if same and same[-1]:
         first = same.index(True)
         return "row" if all(same[first:]) or count == out[-1] else "mixed"
     return "channel"
@@ -214,7 +215,7 @@ def _row_norm(s: Shapes) -> Found:
     shape = s.of(0)
     axis = attribute(s.node, "axis")
     axis = -1 if axis is None or s.node.op.startswith("Skip") else int(axis)
-    width = product(shape[axis:] if axis < 0 else shape[axis:]) if shape else 1
+    width = product(shape[axis:]) if shape else 1
     return "", product(shape), (product(shape) / max(width, 1), width)
 
 
@@ -235,7 +236,7 @@ def reduction(s: Shapes) -> Found:
     reduced = {int(a) % len(shape) for a in axes} if axes else set(range(len(shape)))
     big = [i for i in range(len(shape)) if shape[i] > 1]
     last = not big or big[-1] in reduced
-    joined = sum(1 for i, j in zip(big, big[1:], strict=False) if (i in reduced) != (j in reduced)) <= 1
+    joined = sum(1 for i, j in pairwise(big) if (i in reduced) != (j in reduced)) <= 1
     kept = max(product(out), 1.0)
     variant = ("last" if last else "first") if joined else ("ends" if last else "middle")
     return variant, product(shape), (kept, product(shape) / kept)

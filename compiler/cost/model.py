@@ -100,9 +100,7 @@ class CostModel:
             total = total + self._one(node)
         return total
 
-    def cost_as_run(
-        self, nodes: Sequence[Node], ends: Sequence[End] = (), *, replaced: Sequence[Node] = ()
-    ) -> Cost:
+    def cost_as_run(self, nodes: Sequence[Node], ends: Sequence[End] = (), *, replaced: Sequence[Node] = ()) -> Cost:
         """Return what nodes take after the runtime's own optimizations, conversions of layout at their ends included.
 
         ``ends`` are their results with those who read them, ``replaced`` the nodes whose place they take.
@@ -140,4 +138,6 @@ class CostModel:
 
 def constant_bytes(model: Model) -> float:
     """Return the bytes of all constants of a model."""
-    return float(sum(v.constant.nbytes for g in model.graph.all_graphs() for v in g.constants if v.constant is not None))
+    return float(
+        sum(v.constant.nbytes for g in model.graph.all_graphs() for v in g.constants if v.constant is not None)
+    )

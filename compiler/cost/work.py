@@ -66,7 +66,6 @@ class Sizes:
         return 0 if value is None else self.elements(value) * value.dtype.bits / 8
 
 
-
 # Families ----------------------------------------------------------------------------------------
 
 _FREE = operator_names("Identity Reshape Squeeze Unsqueeze Flatten Shape Size Constant Dropout SequenceConstruct")

@@ -17,7 +17,7 @@ from compiler.ir.types import TensorType
 
 def bind_dims(model: Model, sizes: Mapping[str, int]) -> None:
     """Bind dims of a model that was just loaded; raises ``InputError`` for a name that no open dim has."""
-    known = dict(_named(model.graph))
+    known = dict(named_dims(model.graph))
     wrong = next((name for name in sizes if name not in known), None)
     if wrong is not None:
         hint = nearest(wrong, [*known]) or (f"open dims are {', '.join(known)}" if known else "no dim is open")
@@ -34,12 +34,12 @@ def bind_dims(model: Model, sizes: Mapping[str, int]) -> None:
 def open_dims(graph: Graph) -> list[str]:
     """Return the names of the dims of a graph's inputs that are no numbers, each once."""
     first: dict[str, str] = {}
-    for name, symbol in _named(graph):
+    for name, symbol in named_dims(graph):
         first.setdefault(str(symbol), name)
     return list(first.values())
 
 
-def _named(graph: Graph) -> Iterator[tuple[str, Dim]]:
+def named_dims(graph: Graph) -> Iterator[tuple[str, Dim]]:
     """Yield every name of every open dim of the inputs, its own first."""
     for value in graph.inputs:
         for axis, dim in enumerate(value.shape or ()):

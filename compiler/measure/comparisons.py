@@ -65,13 +65,6 @@ def comparison_key(what: str, **parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
-def default_path() -> Path:
-    """Return the user's file of measurements."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ampc"), "measurements.sqlite")
-
-
 class Comparisons:
     """The table of comparisons in a file; use it as a context."""
 

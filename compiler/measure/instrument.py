@@ -4,6 +4,11 @@ Each variant lives in a child process of its own, so that neither shares the oth
 The children run in short bursts by turns, A B, B A, A B ..., so that a change of clock speed or of load hits all of
 them alike; a round's ratio compares neighbours in time.  The ratio of two variants is the median over rounds.
 
+Where a process happens to lie in memory makes it faster or slower than another one that runs the same file, by percents
+and as long as it lives, and the second to start tends to be faster.  So there are several sittings with new sessions,
+started in the other order each time.  From six on each counts as one value; fewer widen the interval until it holds
+the median of each of them.
+
 Models that get one thread are pinned to one processor and timed by its clock, so that waiting for others does not
 count; with more threads it is the wall's clock.  Spinning is left as the runtime has it, since that is what users get.
 """
@@ -14,9 +19,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from compiler.errors import InputError, WorkerError
-from compiler.measure.intervals import CONFIDENCE, ROUNDS, Interval, interval, spread, verdict
+from compiler.measure.intervals import ROUNDS, Interval, interval, spread, verdict
 from compiler.measure.timed_process import TimedProcess
 
 BUSY = 0.15
@@ -33,8 +38,11 @@ BUSY = 0.15
 PAUSE = 0.05
 """Seconds between bursts, in which the threads of the last child stop spinning."""
 
-_MOST_ROUNDS = 41
-"""Rounds beyond which more time is not worth it."""
+_ROUNDS_EACH = 3
+"""Rounds of a sitting: more sittings tell more than longer ones."""
+
+_MOST_SITTINGS = 21
+"""Sittings beyond which more time is not worth it."""
 
 _MOST_RUNS = 2000
 """Runs of one burst at most."""
@@ -110,6 +118,26 @@ class Timing:
         return plain
 
 
+@dataclass(frozen=True, slots=True)
+class _Sitting:
+    """What came of some rounds with one session per variant; seconds, by variant."""
+
+    bursts: Mapping[str, Sequence[Sequence[float]]]
+    load_s: Mapping[str, float]
+    peak_mb: Mapping[str, float]
+    foreign: float
+    elapsed: float
+
+    def medians(self, name: str) -> list[float]:
+        """Return the median of each burst."""
+        return [statistics.median(burst) for burst in self.bursts[name]]
+
+    def ratios(self, first: str, name: str) -> list[float]:
+        """Return by round how many times as fast as the first a variant is."""
+        pairs = zip(self.medians(first), self.medians(name), strict=True)
+        return [base / max(own, 1e-9) for base, own in pairs]
+
+
 class Instrument:
     """Child processes that time variants, used again for one comparison after another; use it as a context."""
 
@@ -136,50 +164,61 @@ class Instrument:
         while self._processes:
             self._processes.pop().end()
 
-    def try_out(self, name: str, variant: Variant, feeds: Mapping[str, Any]) -> float:
-        """Open a variant and run it, and return the seconds of a warm run; raises ``WorkerError`` when it does not."""
-        _check({name: variant}, feeds, None)
-        with tempfile.TemporaryDirectory(prefix="ampc-measure-") as folder:
-            arrays = str(Path(folder, "feeds.npz"))
-            np.savez(arrays, allow_pickle=False, **feeds)
-            return self._load({name: variant}, arrays, loads=1, bound=False)[name].run_s
+    def try_out(self, name: str, variant: Variant, feeds: Mapping[str, Any]) -> tuple[float, float]:
+        """Open a variant and run it; return the seconds of the load and of a warm run.
+
+        Raises ``WorkerError`` when it does not run.
+        """
+        _check({name: variant}, feeds)
+        with _saved(feeds) as arrays:
+            child = self._load({name: variant}, arrays, bound=False, backwards=False)[name]
+            return child.load_s, child.run_s
 
     def measure(
         self,
         variants: Mapping[str, Variant],
         feeds: Mapping[str, Any],
         *,
-        rounds: int | None = None,
         seconds: float = 10.0,
         burst_s: float = 0.2,
-        loads: int = 1,
+        sittings: int = 2,
+        fresh: bool = True,
         bound: bool = False,
         profile: bool = False,
     ) -> dict[str, Timing]:
         """Time ``variants`` on ``feeds`` and compare each with the first.
 
-        ``rounds`` rounds of one burst per variant, by default as many as ``seconds`` allow, and never less than an
-        interval needs; a burst runs for about ``burst_s`` seconds and at least once, after an untimed run.  ``loads``
-        is how often a session is created.  ``bound`` binds inputs once, for models of a few microseconds; ``profile``
-        asks the runtime's profiler besides.  Raises ``InputError`` for what cannot be asked, ``WorkerError`` for a
-        variant that cannot be loaded or run.
+        There are at least so many ``sittings``, and as many as begin within ``seconds``, each with new sessions in
+        ``fresh`` processes or else in exchanged ones; each is a few rounds of one burst per variant.  A burst runs for
+        about ``burst_s`` seconds and at least once, after an untimed run.  ``bound`` binds inputs once, for models of
+        a few microseconds; ``profile`` asks the runtime's profiler besides.  Raises ``InputError`` for what cannot be
+        asked, ``WorkerError`` for a variant that cannot be loaded or run.
         """
-        _check(variants, feeds, rounds)
-        with tempfile.TemporaryDirectory(prefix="ampc-measure-") as folder:
-            arrays = str(Path(folder, "feeds.npz"))
-            np.savez(arrays, allow_pickle=False, **feeds)
-            children = self._load(variants, arrays, loads=loads, bound=bound)
-            return self._race(children, rounds, seconds, burst_s, profile)
+        _check(variants, feeds)
+        load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0
+        held: list[_Sitting] = []
+        rounds = max(_ROUNDS_EACH, -(-ROUNDS // sittings))
+        end = time.perf_counter() + seconds
+        with _saved(feeds) as arrays:
+            while len(held) < sittings or (time.perf_counter() < end and len(held) < _MOST_SITTINGS):
+                if fresh:
+                    self.close()
+                children = self._load(variants, arrays, bound=bound, backwards=len(held) % 2 == 1)
+                held.append(self._sit(children, rounds, burst_s))
+            operators = {n: self._operators(child) if profile else {} for n, child in children.items()}
+        return self._timings(list(variants), held, operators, load_average)
 
     def _load(
-        self, variants: Mapping[str, Variant], feeds: str, *, loads: int, bound: bool
+        self, variants: Mapping[str, Variant], feeds: str, *, bound: bool, backwards: bool
     ) -> dict[str, TimedProcess]:
+        """Open each variant in a process, the first one in the first process or, ``backwards``, in the last."""
         self._processes = [p for p in self._processes if p.alive]
-        children = {}
-        for place, (name, variant) in enumerate(variants.items()):
-            if place == len(self._processes):
-                self._processes.append(TimedProcess(name, self.timeout_s))
-            child = children[name] = self._processes[place]
+        while len(self._processes) < len(variants):
+            self._processes.append(TimedProcess("", self.timeout_s))
+        places = self._processes[: len(variants)]
+        children = dict(zip(variants, reversed(places) if backwards else places, strict=True))
+        for name in reversed(list(variants)) if backwards else variants:
+            child, variant = children[name], variants[name]
             child.name = name
             child.load(
                 {
@@ -188,7 +227,6 @@ class Instrument:
                     "feeds": feeds,
                     "threads": self.threads,
                     "processors": [] if self.threads is None else _allowed()[-self.threads :],
-                    "loads": loads,
                     "warm": 2,
                     "bound": bound,
                     "clock": self.clock,
@@ -196,61 +234,49 @@ class Instrument:
             )
         return children
 
-    def _race(
-        self,
-        children: Mapping[str, TimedProcess],
-        rounds: int | None,
-        seconds: float,
-        burst_s: float,
-        profile: bool,
-    ) -> dict[str, Timing]:
+    def _sit(self, children: Mapping[str, TimedProcess], rounds: int, burst_s: float) -> _Sitting:
         lengths = {n: min(_MOST_RUNS, max(1, round(burst_s / max(c.run_s, 1e-7)))) for n, c in children.items()}
-        load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0
         before = _processor_seconds(children.values())
-        bursts = self._rounds(children, lengths, rounds, seconds)
+        bursts = self._rounds(children, lengths, rounds)
         foreign, elapsed = np.subtract(_processor_seconds(children.values()), before)
         peaks = {name: child.ask({"do": "peak"})["peak_mb"] for name, child in children.items()}
-        runs = {name: max(3, min(50, lengths[name])) for name in children}
-        profiles = {
-            n: c.ask({"do": "profile", "runs": runs[n]})["operators"] if profile else {} for n, c in children.items()
-        }
-        medians = {name: [statistics.median(burst) for burst in found] for name, found in bursts.items()}
-        first = next(iter(children))
-        compared = [[a / b for a, b in zip(medians[first], own, strict=True)] for own in medians.values()][1:]
+        loads = {name: child.load_s for name, child in children.items()}
+        return _Sitting(bursts, loads, peaks, float(foreign), float(elapsed))
+
+    @staticmethod
+    def _operators(child: TimedProcess) -> Mapping[str, Sequence[float]]:
+        runs = max(3, min(50, round(0.5 / max(child.run_s, 1e-7))))
+        found: Mapping[str, Sequence[float]] = child.ask({"do": "profile", "runs": runs})["operators"]
+        return found
+
+    def _timings(
+        self,
+        names: Sequence[str],
+        held: Sequence[_Sitting],
+        operators: Mapping[str, Mapping[str, Sequence[float]]],
+        load_average: float,
+    ) -> dict[str, Timing]:
+        others = names[1:] or names
         conditions = Conditions(
             processors=len(_allowed()),
             threads=self.threads or 0,
             clock=self.clock,
             load_average=load_average,
-            foreign=max(0.0, float(foreign / max(elapsed, 1e-6))),
-            spread=max(spread(values) for values in compared or medians.values()),
+            foreign=max(0.0, sum(s.foreign for s in held) / max(sum(s.elapsed for s in held), 1e-6)),
+            spread=max(spread(s.ratios(names[0], n) if names[1:] else s.medians(n)) for n in others for s in held),
         )
-        return {
-            name: _timing(
-                child.load_s,
-                bursts[name],
-                medians[name],
-                reference=None if name == first else medians[first],
-                peak_mb=peaks[name],
-                conditions=conditions,
-                operators=profiles[name],
-            )
-            for name, child in children.items()
-        }
+        return {n: _timing(n, names[0], held, conditions, operators[n]) for n in names}
 
     @property
     def _pause(self) -> float:
         return 0.0 if self.threads == 1 else PAUSE
 
     def _rounds(
-        self, children: Mapping[str, TimedProcess], lengths: Mapping[str, int], rounds: int | None, seconds: float
+        self, children: Mapping[str, TimedProcess], lengths: Mapping[str, int], rounds: int
     ) -> dict[str, list[list[float]]]:
         """Run bursts by turns, backwards every other round, and return their seconds by variant and round."""
         bursts: dict[str, list[list[float]]] = {name: [] for name in children}
-        end = time.perf_counter() + seconds
-        for index in range(rounds or _MOST_ROUNDS):
-            if rounds is None and index >= ROUNDS and time.perf_counter() > end:
-                break
+        for index in range(rounds):
             for name in list(children) if index % 2 == 0 else reversed(list(children)):
                 time.sleep(self._pause)
                 bursts[name].append(children[name].ask({"do": "burst", "runs": lengths[name]})["seconds"])
@@ -261,11 +287,10 @@ def measure(
     variants: Mapping[str, Variant],
     *,
     feeds: Mapping[str, Any],
-    rounds: int | None = None,
     seconds: float = 10.0,
     threads: int | None = None,
     burst_s: float = 0.2,
-    loads: int = 3,
+    sittings: int = 4,
     profile: bool = False,
     timeout_s: float = 120.0,
 ) -> dict[str, Timing]:
@@ -273,18 +298,15 @@ def measure(
 
     See ``Instrument``; ``threads`` is by default what the variants' settings say, on all processors.
     """
-    with ExitStack() as stack:
-        instrument = stack.enter_context(Instrument(threads=threads, timeout_s=timeout_s))
+    with Instrument(threads=threads, timeout_s=timeout_s) as instrument:
         return instrument.measure(
-            variants, feeds, rounds=rounds, seconds=seconds, burst_s=burst_s, loads=loads, profile=profile
+            variants, feeds, seconds=seconds, burst_s=burst_s, sittings=sittings, profile=profile
         )
 
 
-def _check(variants: Mapping[str, Variant], feeds: Mapping[str, Any], rounds: int | None) -> None:
+def _check(variants: Mapping[str, Variant], feeds: Mapping[str, Any]) -> None:
     if not variants:
         raise InputError("there is nothing to measure")
-    if rounds is not None and rounds < ROUNDS:
-        raise InputError(f"{rounds} rounds give no {CONFIDENCE:.0%} interval", hint=f"use at least {ROUNDS}")
     for name, value in feeds.items():
         if np.asarray(value).dtype.kind in "OV":
             kind = np.asarray(value).dtype
@@ -292,33 +314,46 @@ def _check(variants: Mapping[str, Variant], feeds: Mapping[str, Any], rounds: in
 
 
 def _timing(
-    load_s: float,
-    bursts: Sequence[Sequence[float]],
-    medians: Sequence[float],
-    *,
-    reference: Sequence[float] | None,
-    peak_mb: float,
-    conditions: Conditions,
-    operators: Mapping[str, Sequence[float]],
+    name: str, first: str, held: Sequence[_Sitting], conditions: Conditions, operators: Mapping[str, Sequence[float]]
 ) -> Timing:
-    """Reduce one variant's bursts, in seconds; ``reference`` is the first variant's medians by round."""
-    runs = [1e3 * seconds for burst in bursts for seconds in burst]
-    against = medians if reference is None else reference
-    ratio = interval([base / max(own, 1e-9) for base, own in zip(against, medians, strict=True)])
+    """Reduce what one variant took in all sittings."""
+    runs = [1e3 * seconds for sitting in held for burst in sitting.bursts[name] for seconds in burst]
+    ratio = _ratio([sitting.ratios(first, name) for sitting in held])
     p50, p90, p99 = (float(p) for p in np.percentile(runs, (50, 90, 99)))
     return Timing(
-        load_s=load_s,
-        median_ms=interval([1e3 * seconds for seconds in medians]),
+        load_s=statistics.median(sitting.load_s[name] for sitting in held),
+        median_ms=interval([1e3 * seconds for sitting in held for seconds in sitting.medians(name)]),
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
         runs=len(runs),
-        peak_mb=peak_mb,
+        peak_mb=max(sitting.peak_mb[name] for sitting in held),
         ratio=ratio,
-        verdict="reference" if reference is None else verdict(ratio),
+        verdict="reference" if name == first else verdict(ratio),
         conditions=conditions,
         operators=operators,
     )
+
+
+def _ratio(held: Sequence[Sequence[float]]) -> Interval:
+    """Return the ratio of two variants by those of each sitting's rounds.
+
+    Where there are enough sittings each counts as one value; else the interval of all rounds is widened by them.
+    """
+    between = [statistics.median(ratios) for ratios in held]
+    if len(between) >= ROUNDS:
+        return interval(between)
+    found = interval([r for ratios in held for r in ratios])
+    return replace(found, low=min(found.low, *between), high=max(found.high, *between))
+
+
+@contextmanager
+def _saved(feeds: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the path of a file that holds the inputs."""
+    with tempfile.TemporaryDirectory(prefix="ampc-measure-") as folder:
+        path = str(Path(folder, "feeds.npz"))
+        np.savez(path, allow_pickle=False, **feeds)
+        yield path
 
 
 def _allowed() -> list[int]:

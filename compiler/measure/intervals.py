@@ -3,8 +3,8 @@
 The interval of a median is that of order statistics: no distribution is assumed, and nothing is drawn at random.
 Rejected: a bootstrap, whose interval is too narrow for ten rounds.
 
-Two processes that run the same file differ by a percent or two (addresses, pages); no interval within a pair shows
-that, so differences below ``RESOLUTION`` are never called faster or slower.
+Two processes that run the same file differ by a percent or two (addresses, pages), and few sittings do not even that
+out; so differences below ``RESOLUTION`` are never called faster or slower.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ each node's kernel as the runtime's own profiler saw it, and the time of a whole
 
 The profiler counts whole microseconds and drops what is below; half a microsecond is added to make up for it.  A node
 that was interrupted by other work shows as an outlier, so the slowest tenth of its runs does not count.  The rest is
-averaged: on a shared machine speed comes and goes, and a median or a minimum would flatter what is short.  The time of a
-whole run with one thread is that thread's processor time, in which waiting for others does not count; where the times
-of the nodes add up to more, they were interrupted all the same, and are scaled down to it.
+averaged: on a shared machine speed comes and goes, and a median or a minimum would flatter what is short.  The time
+of a whole run with one thread is that thread's processor time, in which waiting for others does not count; where the
+times of the nodes add up to more, they were interrupted all the same, and are scaled down to it.
 """
 
 from __future__ import annotations
@@ -141,9 +141,7 @@ def _clock(request: Mapping[str, Any]) -> Callable[[], float]:
     return time.thread_time if request["threads"] == 1 else time.perf_counter
 
 
-def _repeat(
-    run: Callable[[], Any], budget: float, clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
+def _repeat(run: Callable[[], Any], budget: float, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Run for about ``budget`` seconds after a few untimed runs, and return the seconds of each run."""
     for _ in range(_UNTIMED):
         run()
@@ -172,9 +170,7 @@ def _nodes(request: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, An
             ops[name] = event["args"]["op_name"]
     times = len(seconds) + _UNTIMED
     # a name that several nodes share counts for all of them together
-    nodes = [
-        [name, ops[name], _typical(us[_UNTIMED:]) * max(1, round(len(us) / times))] for name, us in found.items()
-    ]
+    nodes = [[name, ops[name], _typical(us[_UNTIMED:]) * max(1, round(len(us) / times))] for name, us in found.items()]
     return {"nodes": nodes, "wall_us": _typical([s * 1e6 for s in seconds])}
 
 

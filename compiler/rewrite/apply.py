@@ -17,7 +17,7 @@ from compiler.ir import edit
 from compiler.ir.constant import Constant
 from compiler.ir.dims import Dim, Expr, is_fresh
 from compiler.ir.dtype import DType
-from compiler.ir.graph import Attr, Model, Node, Value
+from compiler.ir.graph import Attr, Graph, Model, Node, Value
 from compiler.ir.infer import infer_detached
 from compiler.ir.schema import schema
 from compiler.ir.spelling import read_contents
@@ -277,7 +277,7 @@ def _kind_of(value: Any) -> str:
 
 
 def build(match: Match, model: Model) -> Replacement:
-    """Return the replacement of a match; raises ``Refusal`` when it cannot be had or would change a type."""
+    """Return the replacement of a match; raises ``Refusal`` when it cannot be had, seen, or would change a type."""
     made = _Builder(match, model).build()
     for name in sorted(match.rule.outputs):
         old, new = match.get(name), made.values.get(name)
@@ -288,7 +288,25 @@ def build(match: Match, model: Model) -> Replacement:
         reason = type_change(old.type, new.type)
         if reason:
             raise Refusal(f"%{name} would change its type: {reason}")
+        _check_visible(match, old, new, made)
     return made
+
+
+def _check_visible(match: Match, old: Value, new: Value, made: Replacement) -> None:
+    """Refuse to make in a nested graph what stood in an outer one and is read, or returned, outside of the nested."""
+    graph = match.root.graph
+    if old.graph is graph or new.node not in made.nodes:
+        return
+    matched = match.nodes()
+    homes = [user.graph for user in old.users() if user not in matched] + [g for g, _ in old.returned]
+    if not all(_is_within(home, graph) for home in homes):
+        raise Refusal(f"%{old.name} is read outside of the nested graph in which it would be made")
+
+
+def _is_within(inner: Graph | None, graph: Graph | None) -> bool:
+    while inner is not None and inner is not graph:
+        inner = inner.owner.graph if inner.owner is not None else None
+    return inner is graph
 
 
 def type_change(old: Type, new: Type) -> str:

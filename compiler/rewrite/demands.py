@@ -51,8 +51,8 @@ class Demands:
             for value in values:
                 yield 0 not in (value.shape or ()), f"{shaped(value)} is empty"
         if node.op in wanted.constant_weights and not node.domain:
-            for value in node.inputs[1:]:
-                yield value is None or is_weight(value), f"{shaped(value)} is no constant"
+            for weight in node.inputs[1:]:
+                yield weight is None or is_weight(weight), f"{shaped(weight)} is no constant"
         found = self.by_operator.get(node.op) if not node.domain else None
         if found is not None:
             yield from _of_operator(node, found)
@@ -76,10 +76,16 @@ def _of_operator(node: Node, wanted: Demand) -> Iterator[Condition]:
     if wanted.ranks and first is not None:
         rank = first.rank
         yield None if rank is None else rank in wanted.ranks, f"{node.op} of {shaped(first)}, which has {rank} dims"
+    for name, ranks in wanted.operand_ranks.items():
+        value = named.get(name)
+        if value is not None:
+            yield None if value.rank is None else value.rank in ranks, f"{node.op} with {name} of {value.rank} dims"
     for name, accepted in wanted.attributes.items():
         spec = definition.attributes.get(name)
         found = _plain(node.attr(name, spec.default if spec is not None else None))
         yield found is None or found in accepted, f"{node.op} with {name} = {found}"
+    if wanted.after:
+        yield first is not None and _is_made_for_it(first, wanted.after), f"{node.op} does not follow what it joins"
     if wanted.outputs:
         asked = sum(not o.absent for o in node.outputs)
         yield asked <= wanted.outputs, f"{node.op} with {asked} results"
@@ -96,6 +102,10 @@ def is_weight(value: Value) -> bool:
         return True
     node = value.node
     return node is not None and node.is_op("DequantizeLinear") and all(v and v.constant for v in node.inputs)
+
+
+def _is_made_for_it(value: Value, ops: tuple[str, ...]) -> bool:
+    return value.node is not None and value.node.is_op(*ops) and len(value.uses) == 1 and not value.returned
 
 
 def _within(value: Value, most: int) -> bool | None:

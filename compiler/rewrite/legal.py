@@ -154,7 +154,7 @@ class Legality:
         """Return why no kernel runs a node rightly, nor its definition, ``""`` when one of them does."""
         answer = self._answer(node)
         reason = answer.reason
-        if reason and answer.opset:
+        if reason and answer.opset and self.provider == CPU:
             by_function = self._by_function(node, answer, proven=proven)
             if not by_function:
                 return violation(node, EVERY, proven=proven)

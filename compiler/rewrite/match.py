@@ -281,12 +281,12 @@ class Matcher:
         if written is None:
             return "" if value is None else f"{_describe(value)} is there, none was expected"
         if isinstance(written, Operand):
-            return self._named(written, value)
+            return (_may_add_dims(value, node) if written.scalar else "") or self._named(written, value)
         if value is None:
             return "it is missing"
         if isinstance(written, DimList):
             return self._dim_list(written, value)
-        return literal_mismatch(written, value, node, index)
+        return ("" if written.nested else _may_add_dims(value, node)) or literal_mismatch(written, value, node, index)
 
     def _named(self, written: Operand, value: Value | None) -> str:
         b, name = self.b, written.name
@@ -447,6 +447,13 @@ def _axis_rank(node: Node) -> int | None:
     """Return the rank that axes of a node count in."""
     value = node.output if node.op == "Unsqueeze" else node.input(0)
     return value.rank if value is not None else None
+
+
+def _may_add_dims(value: Value | None, node: Node) -> str:
+    """Return why a constant of one element may not stand for a number: ``[1]`` gives a result of no dims one."""
+    if value is None or value.constant is None or not value.constant.shape or node.outputs[0].rank is not None:
+        return ""
+    return f"{_describe(value)} has dims, and it is not known whether {_describe(node.outputs[0])} has them without it"
 
 
 def literal_mismatch(written: Literal, value: Value, node: Node, index: int) -> str:

@@ -9,6 +9,7 @@ from compiler.ir.graph import Node, Value
 from compiler.rewrite.restrictions import CPU, EVERY, Condition, all_of, any_of, dim, has_rank, restricted, same, shaped
 
 _BERT = "contrib_ops/cpu/bert"
+_NORM = "core/providers/cpu/nn/layer_norm_helper.h"
 
 _SKIP_NORM = "contrib_ops/cpu/skip_layer_norm_helper.h"
 
@@ -54,6 +55,14 @@ def rms_norm(node: Node) -> Iterator[Condition]:
     if data is None or scale is None or DType.UNKNOWN in (data.dtype, scale.dtype):
         return
     yield data.dtype is scale.dtype, f"{shaped(data)} and its scale ({shaped(scale)}) differ in element type"
+
+
+@restricted("", "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", provider=CPU, source=_NORM)
+def norm(node: Node) -> Iterator[Condition]:
+    """There is something to normalize."""
+    data = node.input(0)
+    shape = data.shape if data is not None else None
+    yield 0 not in (shape or ())[node.attr("axis", -1) :], f"rows of {shaped(data)} are empty"
 
 
 @restricted("com.microsoft", "EmbedLayerNormalization", provider=EVERY, source=f"{_BERT}/embed_layer_norm_helper.cc")
@@ -103,6 +112,9 @@ def fused_gemm(node: Node) -> Iterator[Condition]:
 _CONV_ACTIVATIONS = {"Relu": 0, "Sigmoid": 0, "Tanh": 0, "LeakyRelu": 1, "Clip": 2, "HardSigmoid": 2, "HardSwish": 2}
 """Activations of ``FusedConv``, and how many parameters each takes."""
 
+_HARD_SWISH = [round(1 / 6, 5), 0.5]
+"""The only parameters of ``HardSwish`` that kernels know."""
+
 
 @restricted(
     "com.microsoft", "FusedConv", "NhwcFusedConv", provider=CPU, source="core/providers/cpu/fused_activation.cc"
@@ -115,6 +127,9 @@ def fused_conv(node: Node) -> Iterator[Condition]:
         yield activation in _CONV_ACTIVATIONS, f"there is no activation {activation!r}"
         count = _CONV_ACTIVATIONS.get(activation, 0)
         yield parameters == count, f"the activation {activation} takes {count} parameters, not {parameters}"
+    if activation == "HardSwish":
+        stated = [round(p, 5) for p in node.attr("activation_params", ())]
+        yield stated == _HARD_SWISH, f"the parameters {stated} of HardSwish are ignored"
     if added is not None and added.shape is not None and node.output.shape is not None:
         pairs = zip(added.shape, node.output.shape, strict=False)
         alike = added.rank == node.output.rank and all_of(*(same(a, b) for a, b in pairs))

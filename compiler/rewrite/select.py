@@ -1,14 +1,15 @@
 """Choose among rewrites by what they cost: candidates, their gains, the conflicts among them, and the choice.
 
-A candidate is a place where a rule fits and what it would make there.  Its gain comes from two witnesses: the cost model
-(what the nodes take before and after, as the runtime runs them), and the table of gains that were measured rule by rule on
-the provider.  Each says the logarithm of the speed-up with an uncertainty, and the expectation is their average, weighted
-as is usual for independent measurements; where the table is silent, that the rule changes nothing is the witness.  So a
-model that knows only peak rates hardly moves the table, and one that measured this very fragment overrules it.
+A candidate is a place where a rule fits and what it would make there. Its gain comes from two witnesses: the cost
+model (what the nodes take before and after, as the runtime runs them), and the table of gains that were measured rule
+by rule on the provider. Each says the logarithm of the speed-up with an uncertainty, and the expectation is their
+average, weighted as is usual for independent measurements; where the table is silent, that the rule changes nothing is
+the witness. So a model that knows only peak rates hardly moves the table, and one that measured this very fragment
+overrules it.
 
-Candidates that share nodes exclude each other.  Those connected by conflicts form a component; small ones are solved
-exactly, by trying all, large ones greedily by what they save.  Ties go by position and name, so that builds are
-deterministic.  What was chosen is applied, and the search repeats on what it made, until nothing is left to gain.
+Candidates that share nodes exclude each other. Those connected by conflicts form a component; small ones are solved
+exactly, by trying all, large ones greedily by what they save. Ties go by position and name, so that builds are
+deterministic. What was chosen is applied, and the search repeats on what it made, until nothing is left to gain.
 """
 
 from __future__ import annotations
@@ -194,16 +195,16 @@ def _gone(match: Match, made: Replacement) -> list[Node]:
         stays = False
         for node in list(gone):
             for out in node.outputs:
-                needed = out in read or (out not in replaced and (out.is_output or any(u not in gone for u in out.users())))
+                needed = out in read or (
+                    out not in replaced and (out.is_output or any(u not in gone for u in out.users()))
+                )
                 if needed and node in gone:
                     del gone[node]
                     stays = True
     return list(gone)
 
 
-def expected_gain(
-    before: Cost, after: Cost, table: float | None, *, measured: bool = False
-) -> tuple[float, str]:
+def expected_gain(before: Cost, after: Cost, table: float | None, *, measured: bool = False) -> tuple[float, str]:
     """Return the expected speed-up of a rewrite, and what it rests on.
 
     ``table`` is the gain that was measured for the rule, ``None`` where it was not; ``measured`` says that it was

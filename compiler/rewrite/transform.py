@@ -96,6 +96,8 @@ class Context:
             return "it takes an operator apart" if apart else ""
         if self.select == "standard":
             return f"it makes operators of {foreign[0]}" if foreign else ""
+        if self.cost is not None:
+            return ""  # decided place by place: see ``decisions``
         gain = self.gains.get(rule.name)
         if gain is None:
             return "its gain was not measured on this provider"

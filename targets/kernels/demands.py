@@ -19,10 +19,14 @@ class Demand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Operands that must be left out."""
     ranks: tuple[int, ...] = ()
     """Ranks that the first operand may have; empty for all."""
+    operand_ranks: dict[str, tuple[int, ...]] = {}
+    """Ranks that other operands may have, by their names in the standard."""
     attributes: dict[str, tuple[int | float | str, ...]] = {}
     """Values that attributes may have; an attribute that a node leaves out has the standard's default."""
     outputs: int = 0
     """How many results may be asked for; 0 for no bound."""
+    after: tuple[str, ...] = ()
+    """Operators of which one must make the first operand for this node alone; empty for no such demand."""
     last_axis: bool = False
     """Whether the attribute ``axis`` must name the last axis."""
 

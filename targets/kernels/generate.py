@@ -35,10 +35,12 @@ _ALSO = {"NvTensorRTRTXExecutionProvider": "TensorrtExecutionProvider"}
 _LIVE = "CPUExecutionProvider"
 """The provider that every runtime has, so that no data file is needed."""
 
-_MORE = {"QNNExecutionProvider": ("GroupNormalization", "IsNaN", "RoiAlign", "SimplifiedLayerNormalization", "Tan")}
+_MORE = {
+    "QNNExecutionProvider": ("GroupNormalization", "IsNaN", "RoiAlign", "SimplifiedLayerNormalization", "Tan", "Xor")
+}
 """Operators that a provider's own package takes beyond its sources in ONNX Runtime."""
-_NOT_ALONE = {"XnnpackExecutionProvider": ("Clip/Relu",)}
-"""Entries that run only as part of another node."""
+_SEVERAL_OPS = {"Clip/Relu": ("Clip", "Relu")}
+"""Entries that stand for several operators."""
 _MICROSOFT = frozenset(
     {"Attention", "BiasGelu", "DynamicQuantizeMatMul", "EmbedLayerNormalization", "FusedConv", "FusedGemm"}
     | {"FusedMatMul", "GroupQueryAttention", "MatMulNBits", "QuickGelu", "SkipLayerNormalization"}
@@ -50,6 +52,8 @@ _CONDITIONS = ("And", "Not", "Or", "Where", "Xor")
 """Operators whose first operand is a condition."""
 _MOVES = ("Cast", "CastLike", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Size", "Squeeze")
 """Operators that take every type wherever they are taken, as far as is known."""
+_MOVES_TRUTH = {"QNNExecutionProvider": ("Concat", "Slice", "Tile", "Transpose")}
+"""More operators that a provider was seen to run on truth values too."""
 _ANY_TYPE = frozenset({*_MOVES, "Unsqueeze", "If", "Loop", "Scan", "NonZero", "Range", "ConstantOfShape", "Constant"})
 
 _TYPES = {
@@ -108,8 +112,9 @@ def of_facts(facts: Mapping[str, Any]) -> dict[str, Stored]:
         if provider.startswith("_") or provider == _LIVE or "(" in provider:
             continue
         table = _Table(provider)
-        for name, said in operators.items():
-            table.add(name, said)
+        for entry_name, said in operators.items():
+            for name in _SEVERAL_OPS.get(entry_name, (entry_name,)):
+                table.add(name, said)
         for op in _MORE.get(provider, ()):
             table.add(op, {"domains": ["ai.onnx"], "dtypes": operators["Relu"]["dtypes"]})
         if table.rows:
@@ -133,7 +138,7 @@ class _Table:
         """Add an operator at all of its versions; internal domains and entries about no operator are left out."""
         domain, _, op = name.rpartition(":")
         domain = domain or self._domain(op, said.get("domains", ()))
-        if name.startswith("_") or name in _NOT_ALONE.get(self.provider, ()) or not op.isidentifier():
+        if name.startswith("_") or not op.isidentifier():
             return
         if domain not in ("", "ai.onnx.ml", "com.microsoft"):
             return
@@ -162,7 +167,9 @@ class _Table:
             return {}
         if op in _CONDITIONS:
             return {FIRST_OPERAND: ("tensor(bool)",)}
-        return {FIRST_OPERAND: _tensor_types(kind for kinds in stated.values() for kind in kinds)}
+        found = _tensor_types(kind for kinds in stated.values() for kind in kinds)
+        truth = ("tensor(bool)",) if op in _MOVES_TRUTH.get(self.provider, ()) else ()
+        return {FIRST_OPERAND: tuple(sorted({*found, *truth}))}
 
     def stored(self, source: str) -> Stored:
         """Return the table in its stored form."""

@@ -1,0 +1,193 @@
+"""Hold the laws of placement: it says where nodes go, counts partitions as the runtime does, and reads back the truth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from compiler import analyze_model, compile_model
+from compiler.analysis.placement import place
+from compiler.backend.emit import to_proto
+from compiler.cli import app
+from compiler.errors import InputError, ModelError
+from compiler.frontend.binding import bind_dims, open_dims
+from compiler.frontend.load import load_model
+from compiler.measure.assignment import read_assignment
+from compiler.placing import placement_of
+from compiler.rewrite.ceiling import ceiling
+from targets import load_target
+from tests.golden_passes import read
+
+CHAIN = """// ampc 1, opset 18
+graph @main(%x: f32[2,3]) -> (%y: f32[2,3], %z: f32[2,3]) {
+  %a: f32[2,3] = Relu(%x)
+  %b: f32[2,3] = Erf(%a)
+  %c: f32[2,3] = Tanh(%b)
+  %d: f32[2,3] = Erf(%x)
+  %y: f32[2,3] = Add(%c, %d)
+  %z: f32[2,3] = Neg(%d)
+  return %y, %z
+}
+"""
+OPEN = """// ampc 1, opset 18
+graph @main(%x: f32[N,3], %w: f32[3,M]) -> (%y: f32[N,M]) {
+  %y: f32[N,M] = MatMul(%x, %w)
+  return %y
+}
+"""
+POOL = """// ampc 1, opset 18
+graph @main(%x: f32[1,2,8,8]) -> (%y: f32[1,2,4,4]) {
+  %y: f32[1,2,4,4] = MaxPool(%x) {kernel_shape = [2, 2], strides = [2, 2]}
+  return %y
+}
+"""
+
+
+def written(tmp_path: Path, text: str, name: str = "model.onnx") -> str:
+    """Write a text as a model file."""
+    path = tmp_path / name
+    path.write_bytes(to_proto(read(text)).SerializeToString())
+    return str(path)
+
+
+def test_partitions_are_counted_as_they_become_ready() -> None:
+    """Two operators that are left split the others in two partitions, whatever the order in the file."""
+    model = read(CHAIN)
+    found = place(model, "t", [("A", lambda n: "no" if n.op == "Erf" else ""), ("CPUExecutionProvider", None)])
+    assert [(s.provider, s.nodes, s.partitions) for s in found.shares] == [("A", 4, 2), ("CPUExecutionProvider", 2, 1)]
+    (broken,) = found.breaks
+    assert (broken.op, broken.nodes, broken.provider, broken.why) == ("Erf", 2, "CPUExecutionProvider", "no")
+    assert not found.whole and "2 x Erf" in str(found)
+
+
+def test_providers_are_asked_in_order() -> None:
+    """What the first provider leaves goes to the second if that runs it; one that is not known runs nothing."""
+    model = read(CHAIN)
+    second = [("A", lambda n: "no" if n.op == "Erf" else ""), ("B", lambda n: ""), ("C", None)]
+    found = place(model, "t", second)  # type: ignore[arg-type]  # lambdas have no types of their own
+    assert [(s.provider, s.nodes) for s in found.shares] == [("A", 4), ("B", 2)]
+    assert found.unknown == ("C",) and found.breaks[0].provider == "B"
+    assert place(model, "t", [("A", lambda n: "")]).whole
+
+
+def test_what_is_known_of_a_provider_decides() -> None:
+    """The table of a provider that is not installed says which operator breaks the graph."""
+    found = placement_of(read(CHAIN), load_target("npu"))
+    assert [b.op for b in found.breaks] == ["Erf"] and found.shares[0].provider == "QNNExecutionProvider"
+    assert placement_of(read(CHAIN), load_target("cpu")).shares[0].nodes == 6
+
+
+def test_nodes_of_nested_graphs_make_no_partitions() -> None:
+    """A branch's nodes count where they go, and wait for nothing."""
+    text = """// ampc 1, opset 18
+graph @main(%x: f32[2], %c: bool[]) -> (%y: f32[2]) {
+  %a: f32[2] = Exp(%x)
+  %y: f32[2] = If(%c) {
+    else_branch = graph @e() -> (%q: f32[2]) {
+      %q: f32[2] = Neg(%a)
+      return %q
+    },
+    then_branch = graph @t() -> (%r: f32[2]) {
+      %r: f32[2] = Abs(%a)
+      return %r
+    }
+  }
+  return %y
+}
+"""
+    found = place(read(text), "t", [("A", lambda n: "" if n.op != "If" else "it holds graphs")])
+    assert [(s.provider, s.nodes, s.partitions) for s in found.shares] == [("A", 3, 1), ("CPUExecutionProvider", 1, 1)]
+
+
+# Dims
+
+
+def test_dims_are_bound_for_good(tmp_path: Path) -> None:
+    """A dim is bound by its own name or by input and axis, in the graph and in what the file declares."""
+    model = load_model(written(tmp_path, OPEN))
+    assert open_dims(model.graph) == ["N", "M"]
+    bind_dims(model, {"N": 4, "w.1": 5})
+    assert open_dims(model.graph) == []
+    dims = [d.dim_value for i in model.graph.inputs for d in i.declared.type.tensor_type.shape.dim]
+    assert dims == [4, 3, 3, 5]
+
+
+@pytest.mark.parametrize("sizes", [{"O": 1}, {"N": 1, "x.0": 2}, {"x.1": 3}])
+def test_wrong_dims_are_refused(tmp_path: Path, sizes: dict[str, int]) -> None:
+    """A name that no open dim has, and two sizes for one dim, are the user's mistake."""
+    with pytest.raises(InputError):
+        bind_dims(load_model(written(tmp_path, OPEN)), sizes)
+
+
+def test_static_targets_name_the_open_dims(tmp_path: Path) -> None:
+    """A target that needs all sizes says which are missing; with them it compiles, and the result takes no others."""
+    path = written(tmp_path, OPEN)
+    with pytest.raises(ModelError, match=r"2 are open: N, M") as caught:
+        compile_model(path, target="npu")
+    assert "--dim N=1 --dim M=1" in caught.value.hint
+    result = compile_model(path, target="npu", dims={"N": 2, "M": 4})
+    assert result.report["status"] == "verified" and result.report["dims"] == {"M": 4, "N": 2}
+    assert [d.dim_value for d in result.model.graph.input[0].type.tensor_type.shape.dim] == [2, 3]
+    assert compile_model(path, target="cpu", dims={"N": 2}).report["status"] == "verified"
+
+
+def test_callers_models_keep_their_dims(tmp_path: Path) -> None:
+    """A model that was given as an object is not changed by binding its dims."""
+    proto = to_proto(read(OPEN))
+    before = proto.SerializeToString(deterministic=True)
+    compile_model(proto, target="cpu", dims={"N": 2})
+    assert proto.SerializeToString(deterministic=True) == before
+
+
+# The report
+
+
+def test_absent_device_is_told_and_can_be_an_error(tmp_path: Path) -> None:
+    """Without the provider the bundle is written and verified here, and marked; with a device check it is an error."""
+    path, out = written(tmp_path, CHAIN), tmp_path / "out"
+    compile_model(path, target="npu", output=out)
+    record = json.loads((out / "ampc.json").read_text())
+    assert record["status"] == "verified" and record["device"]["status"] == "not run on the device"
+    assert record["placement"]["shares"][0]["provider"] == "QNNExecutionProvider"
+    done = CliRunner().invoke(app, ["compile", path, "-o", str(tmp_path / "o"), "-t", "npu", "--device-check"])
+    assert done.exit_code == 2 and not (tmp_path / "o").exists()
+    assert compile_model(path, target="cpu", device_check=True).report["device"]["status"] == "run on the device"
+
+
+def test_analysis_places_before_compiling(tmp_path: Path) -> None:
+    """Analysis says where nodes go as they are and once compiled, with usual sizes where all are needed."""
+    found = analyze_model(written(tmp_path, OPEN), target="npu")
+    assert found.placement is not None and found.placement.shares[0].nodes == 1
+    assert any("N = " in note for note in found.notes) and "QNN" in str(found)
+    assert analyze_model(written(tmp_path, OPEN), target="cpu").placement is None
+
+
+def test_assignment_is_read_back(tmp_path: Path) -> None:
+    """The runtime itself tells which provider took which nodes."""
+    settings: dict[str, Any] = load_target("cpu").session_settings()
+    found = read_assignment(Path(written(tmp_path, CHAIN)), settings)
+    assert found.nodes == {"CPUExecutionProvider": 6}
+    assert found.operators["CPUExecutionProvider"]["Erf"] == 2
+
+
+# Opsets
+
+
+def test_opset_is_the_highest_that_costs_no_kernel() -> None:
+    """A model with an operator that was registered late stays below it, another may use what came later."""
+    cuda = load_target("gpu_cuda")
+    assert ceiling(read(POOL), cuda, newest=26) == 21
+    assert ceiling(read(CHAIN), cuda, newest=26) == 24
+    assert ceiling(read(CHAIN), cuda, newest=23) == 23
+    assert ceiling(read(POOL), load_target("cpu"), newest=26) == 26
+
+
+def test_models_above_the_ceiling_are_written_older(tmp_path: Path) -> None:
+    """A model of an opset that the target has no kernels for is emitted in one that it has."""
+    path = written(tmp_path, POOL.replace("opset 18", "opset 24"))
+    report = compile_model(path, target="gpu_cuda").report
+    assert report["status"] == "verified" and report["opset"] == {"before": 24, "after": 21}

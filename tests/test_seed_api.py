@@ -1,0 +1,200 @@
+"""The seed API: the names that it promises are there, are thin, and do what the compiler does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.defs
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import compiler
+import targets
+from compiler import InputError, OperatorOptimizer, OperatorType, OptimizationTarget, compile_model, optimize_operators
+from compiler.operators import counts_by_type, operator_type, type_of_qualified, weightiest
+from compiler.settings import CONFIG_KEYS, load_target, override
+from targets.catalog import AUTO
+from targets.kernels_operators import operators
+
+
+def gelu(tmp_path: Path) -> Path:
+    """Write a product and a Gelu that is written out by Erf."""
+    draw = np.random.default_rng(0)
+    constants = {"w": draw.normal(size=(16, 16)), "root": np.sqrt(2.0), "one": 1.0, "half": 0.5}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="product"),
+        helper.make_node("Div", ["h", "root"], ["d"], name="scaled"),
+        helper.make_node("Erf", ["d"], ["e"], name="erf"),
+        helper.make_node("Add", ["e", "one"], ["a"], name="shifted"),
+        helper.make_node("Mul", ["h", "a"], ["m"], name="gated"),
+        helper.make_node("Mul", ["m", "half"], ["y"], name="halved"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "gelu",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16])],
+        [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in constants.items()],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    return path
+
+
+# Operator types ----------------------------------------------------------------------------------
+
+
+def test_every_operator_has_a_type() -> None:
+    """Each operator of the standard and of ONNX Runtime is of a type, and no name is listed under two."""
+    known = {(s.domain, s.name) for s in onnx.defs.get_all_schemas_with_history()} | set(operators())
+    untyped = sorted(f"{d}::{op}" for d, op in known if operator_type(op, d) is OperatorType.OTHER)
+    assert not untyped
+    listed = [op for ops in compiler.operators._TYPES.values() for op in ops]
+    assert len(listed) == len(set(listed))
+    assert set(listed) <= {op for _, op in known} | {"GroupNormalization"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("MatMul", "matrix multiplication"), ("QLinearConv", "convolution"), ("GlobalAveragePool", "pooling"),
+        ("Gelu", "activation"), ("com.microsoft::BiasGelu", "activation"), ("Softmax", "normalization"),
+        ("com.microsoft::SkipLayerNormalization", "normalization"), ("Attention", "attention"),
+        ("com.microsoft::GroupQueryAttention", "attention"), ("LSTM", "recurrent"), ("Add", "element-wise"),
+        ("ReduceMean", "reduction"), ("Transpose", "data movement"), ("Gather", "embedding and lookup"),
+        ("com.microsoft.nchwc::Conv", "convolution"), ("If", "control flow"), ("my.own::Conv", "other"),
+        ("ai.onnx.ml::Scaler", "classical machine learning"), ("Reshape", "shape"),
+    ],
+)  # fmt: skip
+def test_operators_are_of_the_type_that_people_expect(name: str, kind: str) -> None:
+    """An operator is of the type that it is for, in whatever form; what other domains call so is not."""
+    assert type_of_qualified(name) == kind
+
+
+def test_counts_by_type_add_up() -> None:
+    """Counts by type are those of the operators, in the order of types."""
+    counts = counts_by_type({"Add": 3, "Conv": 2, "Mul": 4, "x::y": 1})
+    assert list(counts.items()) == [("convolution", 2), ("element-wise", 7), ("other", 1)]
+    assert weightiest([OperatorType.ELEMENT_WISE, OperatorType.ATTENTION]) is OperatorType.ATTENTION
+
+
+# Targets and settings ----------------------------------------------------------------------------
+
+
+def test_targets_are_one_to_one_with_files() -> None:
+    """Each member is a target that loads, each target file has a member, and no two members are one target."""
+    shipped = {path.stem for path in Path(targets.__file__).parent.glob("*.toml")}
+    assert {member.value for member in OptimizationTarget} == {AUTO, *shipped}
+    assert len(OptimizationTarget) == len(OptimizationTarget.__members__)
+    for member in OptimizationTarget:
+        assert load_target(member.value).summary
+
+
+def test_settings_override_the_target() -> None:
+    """Threads and providers are those of the config; the CPU provider stays last, and the file's target as it is."""
+    target = load_target("gpu_cuda")
+    changed = override(target, {"cpu_threads": 3, "enable_tensorrt": True, "enable_cuda": False})
+    assert [name for name, _ in changed.runtime.providers] == ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    assert changed.session_settings()["session_options"]["intra_op_num_threads"] == 3
+    assert override(target, {}) == target
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"cpu_thread": 3}, "cpu_threads"),
+        ({"enable_tensorflow": True}, "enable_tensorrt"),
+        ({"cpu_threads": "many"}, "threads"),
+        ({"cpu_threads": True}, "threads"),
+        ({"enable_cuda": "yes"}, "true or false"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path: Path, config: dict[str, object], said: str) -> None:
+    """A key that does not exist is refused with the nearest name, a value with what it should be."""
+    with pytest.raises(InputError) as caught:
+        OperatorOptimizer(gelu(tmp_path), config=config)
+    assert said in str(caught.value)
+
+
+def test_wrong_targets_are_refused(tmp_path: Path) -> None:
+    """A target that does not exist is refused with the nearest name."""
+    with pytest.raises(InputError, match="cpu_avx2"):
+        OperatorOptimizer(gelu(tmp_path), target="cpu_avx22")
+
+
+def test_all_config_keys_are_taken() -> None:
+    """Every key of the list is one that a target takes."""
+    values = {key: 2 if key == "cpu_threads" else True for key in CONFIG_KEYS}
+    assert len(override(load_target("cpu"), values).runtime.providers) == len(CONFIG_KEYS)
+
+
+# The calls ---------------------------------------------------------------------------------------
+
+
+def test_optimize_operators_is_the_compiler(tmp_path: Path) -> None:
+    """One call writes the same bytes as ``compile_model`` for the same target, and returns the model."""
+    path = gelu(tmp_path)
+    made = optimize_operators(
+        model_path=path, output_path=tmp_path / "o.onnx", target=OptimizationTarget.CPU_AVX2,
+        metadata_path=tmp_path / "o.json",
+    )  # fmt: skip
+    result = compile_model(path, target="cpu_avx2", output=tmp_path / "p.onnx")
+    assert made == result.model
+    assert (tmp_path / "o.onnx").read_bytes() == (tmp_path / "p.onnx").read_bytes()
+    assert (tmp_path / "o.json").stat().st_size > 0
+
+
+def test_optimizer_step_by_step(tmp_path: Path) -> None:
+    """Analysis counts what optimizing then does; the model in memory stays, and metadata come after, not before."""
+    proto = onnx.load(gelu(tmp_path))
+    kept = proto.SerializeToString(deterministic=True)
+    optimizer = OperatorOptimizer(proto, target=OptimizationTarget.CPU_AVX2, config={"cpu_threads": 1})
+    counts = optimizer.analyze_model()
+    assert counts[OperatorType.ACTIVATION] > 0
+    assert counts[OperatorType.MATRIX_MULTIPLICATION] == 0
+    assert OperatorType.RECURRENT not in counts and counts[OperatorType.RECURRENT] == 0
+    with pytest.raises(InputError, match="not optimized yet"):
+        optimizer.save_optimization_metadata(tmp_path / "metadata.json")
+    optimized = optimizer.apply_optimizations(tmp_path / "o.onnx")
+    assert [node.op_type for node in optimized.graph.node] == ["MatMul", "Gelu"]
+    assert optimizer.result.settings["session_options"]["intra_op_num_threads"] == 1
+    optimizer.save_optimization_metadata(tmp_path / "metadata.json")
+    assert (tmp_path / "metadata.json").exists()
+    assert proto.SerializeToString(deterministic=True) == kept
+    assert onnx.load(tmp_path / "o.onnx") == optimized
+
+
+def test_without_a_path_nothing_is_written(tmp_path: Path) -> None:
+    """Optimizing without an output returns the model and leaves the folder as it was."""
+    path = gelu(tmp_path)
+    assert optimize_operators(path).graph.node
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_opportunities_print_as_a_table(tmp_path: Path) -> None:
+    """Printing what was found gives a table of at most 80 columns that names types, rewrites and places."""
+    counts = OperatorOptimizer(gelu(tmp_path), target="cpu_avx2").analyze_model()
+    text = str(counts)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "activation" in text
+    assert all(rewrite.name in text for rewrite in counts.opportunities.rewrites if rewrite.gain_us > 1)
+
+
+def test_gains_add_up(tmp_path: Path) -> None:
+    """The gains of all rewrites are together the difference between the model before and after."""
+    found = OperatorOptimizer(gelu(tmp_path), target="cpu_avx2").analyze_model().opportunities
+    assert found.us - found.us_after == pytest.approx(sum(r.gain_us for r in found.rewrites), abs=1e-6)
+    assert found.us == pytest.approx(sum(s.us for s in found.stages))
+    assert sum(s.nodes for s in found.stages) == found.nodes == 6
+
+
+def test_analysis_leaves_the_file_alone(tmp_path: Path) -> None:
+    """Trying what could be gained changes neither the file nor what is found the second time."""
+    path = gelu(tmp_path)
+    kept = path.read_bytes()
+    first, second = (OperatorOptimizer(path, target="cpu").analyze_model() for _ in range(2))
+    assert dataclasses.asdict(first.opportunities) == dataclasses.asdict(second.opportunities)
+    assert path.read_bytes() == kept
