@@ -234,7 +234,7 @@ TUNE = option(
     type=Number(min=0),
 )
 DATABASE = option(
-    "--database", "FILE", "The file of what was measured; by default in your cache folder.", shell_complete=complete_file
+    "--database", "FILE", "The file of what was measured; else one in your cache folder.", shell_complete=complete_file
 )
 
 STAGE = option("--stage", "STAGE", "Only rules of this stage.", shell_complete=complete_stage)

@@ -22,7 +22,18 @@ _TOGGLES = {
 }
 """Keys that add an execution provider or take it away, and the target whose options it gets."""
 
-CONFIG_KEYS = ("cpu_threads", *_TOGGLES)
+_DEVICES = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "DmlExecutionProvider", "MIGraphXExecutionProvider")
+"""Providers whose option ``device_id`` says which of several GPUs is used."""
+
+_HALF = {
+    "TensorrtExecutionProvider": ("trt_fp16_enable", "1", "0"),
+    "MIGraphXExecutionProvider": ("migraphx_fp16_enable", "1", "0"),
+    "OpenVINOExecutionProvider": ("precision", "FP16", "FP32"),
+    "QNNExecutionProvider": ("enable_htp_fp16_precision", "1", "0"),
+}
+"""Provider → its option for computing in f16, and the values for yes and no."""
+
+CONFIG_KEYS = ("cpu_threads", "gpu_device_id", "enable_fp16", *_TOGGLES)
 """What ``config`` may override of a target."""
 
 
@@ -44,14 +55,15 @@ def load_target(name: str | Target) -> Target:
 def override(target: Target, config: Mapping[str, Any]) -> Target:
     """Return a target with some of its settings replaced; see ``CONFIG_KEYS``.
 
-    ``cpu_threads`` is the number of threads of the CPU provider, 0 for one per core.  ``enable_cuda`` and its like put
-    a provider before those that are slower, or take it away; the CPU provider always stays.  Raises
+    ``cpu_threads`` is the number of threads of the CPU provider, 0 for one per core.  ``gpu_device_id`` says which of
+    several GPUs is used, ``enable_fp16`` lets providers with a switch for it compute in f16.  ``enable_cuda`` and its
+    like put a provider before those that are slower, or take it away; the CPU provider always stays.  Raises
     ``UnknownNameError`` for a key that does not exist, ``InputError`` for a value that it does not take.
     """
     for key, value in config.items():
         if key not in CONFIG_KEYS:
             raise UnknownNameError(f"there is no setting {key!r}", hint=nearest(str(key), list(CONFIG_KEYS)))
-        target = _with_threads(target, value) if key == "cpu_threads" else _with_provider(target, key, value)
+        target = _OVERRIDES[key](target, value) if key in _OVERRIDES else _with_provider(target, key, value)
     return target
 
 
@@ -61,6 +73,23 @@ def _with_threads(target: Target, count: Any) -> Target:
     session = target.runtime.session | {"intra_op_num_threads": count}
     machine = dataclasses.replace(target.machine, cores=count or target.machine.cores)
     return dataclasses.replace(target, machine=machine, runtime=dataclasses.replace(target.runtime, session=session))
+
+
+def _on_device(target: Target, number: Any) -> Target:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise InputError("'gpu_device_id' is not the number of a GPU", why=f"it is {number!r}", hint="0 is the first")
+    return _with_options(target, {name: {"device_id": str(number)} for name in _DEVICES})
+
+
+def _in_half(target: Target, wanted: Any) -> Target:
+    if not isinstance(wanted, bool):
+        raise InputError("'enable_fp16' is true or false", why=f"it is {wanted!r}")
+    return _with_options(target, {name: {key: yes if wanted else no} for name, (key, yes, no) in _HALF.items()})
+
+
+def _with_options(target: Target, options: Mapping[str, Mapping[str, str]]) -> Target:
+    providers = tuple((name, {**own, **options.get(name, {})}) for name, own in target.runtime.providers)
+    return dataclasses.replace(target, runtime=dataclasses.replace(target.runtime, providers=providers))
 
 
 def _with_provider(target: Target, key: str, wanted: Any) -> Target:
@@ -77,6 +106,10 @@ def _with_provider(target: Target, key: str, wanted: Any) -> Target:
     found.setdefault("CPUExecutionProvider", {})
     providers = tuple(sorted(found.items(), key=lambda item: PROVIDERS.index(item[0])))
     return dataclasses.replace(target, runtime=dataclasses.replace(target.runtime, providers=providers))
+
+
+_OVERRIDES = {"cpu_threads": _with_threads, "gpu_device_id": _on_device, "enable_fp16": _in_half}
+"""Keys that change something other than which providers there are."""
 
 
 def converted(error: ValueError) -> InputError:

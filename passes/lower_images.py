@@ -113,9 +113,9 @@ _IMAGES = (
     "%c = " + _CONVOLVED + "%x: T[N,C,H,W] = Relu|Sigmoid|HardSwish(%c)\n",
     "%c = " + _CONVOLVED + "%x: T[N,C,H,W] = Swish(%c) {alpha = $alpha}\n",
     "%c = " + _CONVOLVED + "%x: T[N,C,H,W] = Clip(%c, %low?, %high?)\n",
-    "%c = " + _CONVOLVED + "%s = Add(%c, %d)\n%x: T[N,C,H,W] = Relu(%s)\n",
+    "%c: T[N,C,H,W] = " + _CONVOLVED + "%s: T[N,C,H,W] = Add(%c, %d)\n%x = Relu(%s)\n",
 )
-"""Images that come from a convolution, and are in its layout."""
+"""Images that come from a convolution, and are in its layout; of its dims, so that they have pixels."""
 _SPATIAL = ("[2, 3]", "[3, 2]")
 
 

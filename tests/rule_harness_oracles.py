@@ -63,7 +63,8 @@ def evaluate_by_reference(model: onnx.ModelProto, feeds: Feeds) -> list[Any] | s
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            found = ReferenceEvaluator(model, new_ops=list(DEFINITIONS)).run(None, {n: a for n, a in feeds.items() if n in needed})
+            given = {n: a for n, a in feeds.items() if n in needed}
+            found = ReferenceEvaluator(model, new_ops=list(DEFINITIONS)).run(None, given)
         except Exception as error:  # whatever the evaluator trips over, it is no oracle here
             return f"the reference evaluator fails: {type(error).__name__}: {str(error)[:120]}"
     return [np.asarray(v) for v in found]

@@ -48,7 +48,15 @@ imports the package ``passes`` to look through it, and no pass by name; ``tools`
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "onnx": ("compiler.frontend", "compiler.backend", "compiler.ir.schema", "compiler.verify", "tools"),
-    "onnxruntime": ("compiler.verify.worker", "compiler.measure.profiles_child", "compiler.measure.timed_child", "compiler.measure.assignment_child", "compiler.backend.session", "targets.kernels", "tools"),
+    "onnxruntime": (
+        "compiler.verify.worker",
+        "compiler.measure.profiles_child",
+        "compiler.measure.timed_child",
+        "compiler.measure.assignment_child",
+        "compiler.backend.session",
+        "targets.kernels",
+        "tools",
+    ),
     "onnx_graphsurgeon": ("compiler.frontend.surgeon", "compiler.backend.surgeon", "compiler.surgeon", "tools"),
     "networkx": ("compiler.analysis", "compiler.cost", "compiler.rewrite", "passes"),
     "click": ("compiler.cli", "tools"),

@@ -232,7 +232,8 @@ def test_processors_compute_narrow_floats_in_single_precision(kind: str) -> None
     x = np.array([[0.5, -1, 0.25], [0, 0.125, -0.5]], numpy)
     weights = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [0.5, 0.25, 2, 1]], np.float32)
     found = run(model, {"x": x})
-    np.testing.assert_array_equal(found[0].astype(np.float32), np.tanh(x.astype(np.float32) @ weights).astype(numpy).astype(np.float32))
+    expected = np.tanh(x.astype(np.float32) @ weights).astype(numpy)
+    np.testing.assert_array_equal(found[0].astype(np.float32), expected.astype(np.float32))
     assert found[1].tolist() == [2, 4]
 
 

@@ -1,4 +1,4 @@
-"""Hold the laws of placement: it says where nodes go, counts partitions as the runtime does, and reads back the truth."""
+"""Hold the laws of placement: where nodes go, in how many partitions, and what the runtime says of it."""
 
 from __future__ import annotations
 

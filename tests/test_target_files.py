@@ -11,6 +11,7 @@ import pytest
 
 from compiler.errors import InputError
 from compiler.planning import plan
+from compiler.settings import override
 from targets import TargetError, load_target
 from targets.catalog import catalog
 from targets.kernels import ANY_VERSION, FIRST_OPERAND, Kernel, KernelTable, generate, kernels
@@ -155,8 +156,11 @@ def test_generator_reads_facts(tmp_path: Path) -> None:
     cuda = json.loads((tmp_path / "CUDAExecutionProvider.json").read_text())
     assert cuda["types"] == [["tensor(float)", "tensor(int8)"]]
     assert [row[1:5] for row in cuda["kernels"]] == [
-        ["", "Conv", 1, 10], ["", "Conv", 11, None], ["com.microsoft", "Odd", 1, 10], ["com.microsoft", "Odd", 11, None],
-    ]  # fmt: skip
+        ["", "Conv", 1, 10],
+        ["", "Conv", 11, None],
+        ["com.microsoft", "Odd", 1, 10],
+        ["com.microsoft", "Odd", 11, None],
+    ]
     qnn = json.loads((tmp_path / "QNNExecutionProvider.json").read_text())
     kinds = {row[2]: qnn["types"][row[5]["*"]] for row in qnn["kernels"] if row[2] in ("Relu", "Where")}
     assert kinds == {"Relu": ["tensor(uint8)"], "Where": ["tensor(bool)"]}
@@ -168,3 +172,15 @@ def test_known_operators_cover_the_standard() -> None:
     """Names in target files are checked against nearly all operators of the standard."""
     standard = {s.name for s in onnx.defs.get_all_schemas() if s.domain == "" and s.since_version < 18}
     assert len(standard - {op for domain, op in known_operators() if not domain}) < 0.15 * len(standard)
+
+
+def test_device_and_precision_are_overridden() -> None:
+    """The number of the GPU and the switch for f16 reach the options of those providers that have them."""
+    config = {"enable_tensorrt": True, "gpu_device_id": 1, "enable_fp16": True}
+    options = dict(override(load_target("gpu_cuda"), config).runtime.providers)
+    assert options["TensorrtExecutionProvider"]["trt_fp16_enable"] == "1"
+    assert {options[f"{name}ExecutionProvider"]["device_id"] for name in ("CUDA", "Tensorrt")} == {"1"}
+    assert override(load_target("cpu"), {"enable_fp16": True, "gpu_device_id": 0}) == load_target("cpu")
+    for wrong in ({"gpu_device_id": -1}, {"enable_fp16": "yes"}):
+        with pytest.raises(InputError):
+            override(load_target("gpu_cuda"), wrong)

@@ -25,6 +25,7 @@ from compiler.measure.instrument import Variant
 from compiler.measure.intervals import Interval, verdict
 from compiler.tuning_bisect import narrowed
 from compiler.tuning_judge import Judge
+from targets.gains import measured_gains
 from tests.test_cli import ampc
 
 Cost = Callable[[Sequence[str], Mapping[str, Any]], float]
@@ -96,6 +97,14 @@ def tuned(tmp_path: Path) -> Callable[..., Any]:
     return run
 
 
+@pytest.fixture
+def unknown_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what is known of one rule's gain."""
+    known = {**measured_gains("CPUExecutionProvider")}
+    del known["VectoriseSoftplus"]
+    monkeypatch.setattr("compiler.planning.measured_gains", lambda provider: known)
+
+
 def operators(result: Any) -> list[str]:
     """Return the operators of a result."""
     return [node.op_type for node in result.model.graph.node]
@@ -130,6 +139,7 @@ def test_a_rule_that_makes_it_slower_is_found_and_reverted(clock: Clock, tuned: 
     assert result.report["status"] == "verified"
 
 
+@pytest.mark.usefixtures("unknown_gain")
 def test_a_rule_without_which_it_is_faster_is_reverted(clock: Clock, tuned: Callable[..., Any]) -> None:
     """A result that is faster than the original loses the rule for speed that made it slower than it could be."""
 
@@ -174,15 +184,9 @@ def test_settings_that_gain_are_taken_and_verified(clock: Clock, tuned: Callable
     assert result.report["status"] == "verified"
 
 
-def test_uncertain_rules_are_timed_on_what_they_match(
-    clock: Clock, tuned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rule whose gain is not known is taken when its fragments are faster, and left out when they are slower."""
-    import targets.gains
-
-    known = {**targets.gains.measured_gains("CPUExecutionProvider")}
-    del known["VectoriseSoftplus"]
-    monkeypatch.setattr("compiler.planning.measured_gains", lambda provider: known)
+@pytest.mark.usefixtures("unknown_gain")
+def test_uncertain_rules_are_timed_on_what_they_match(clock: Clock, tuned: Callable[..., Any]) -> None:
+    """A rule whose gain is not known is taken when its fragments are faster."""
     assert "Softplus" in operators(tuned(tune=None))
     result = tuned()
     rules = {r["rule"]: r for r in result.report["tuning"]["rules"]}

@@ -2,7 +2,8 @@
 
 The rule: the model's own version if every node can be said in it, else the lowest that suffices.  Kernels match on the
 version in which an operator was last defined, so a version is raised only when something needs it; the target bounds
-the choice.  Lifted nodes that the old version spells with attributes are written so again.
+the choice, and a model that is above its bound is written in an older version.  Lifted nodes that the old version
+spells with attributes are written so again.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def plan(model: Model, *, low: int = 0, high: int = 10_000) -> Plan:
     Raises ``UnsupportedError`` when no single version can say all nodes.
     """
     nodes = list(model.graph.all_nodes())
-    version = max(model.opsets.get("", 0), low)
+    version = max(min(model.opsets.get("", 0), high), low)
     if not version:
         version = 1 if any(not n.domain for n in nodes) else edit.NEWEST
     while True:

@@ -44,8 +44,8 @@ from compiler.ir.schema_inference import infer_by_standard
 from compiler.ir.types import UNKNOWN, SequenceType, TensorType, Type, UnknownType, UnrankedType
 
 FAMILIES = (
-    infer_attention, infer_elementwise, infer_linear, infer_movement, infer_reduction, infer_sequences, infer_slicing,
-    infer_spatial,
+    infer_attention, infer_blocked, infer_elementwise, infer_linear, infer_movement, infer_reduction, infer_sequences,
+    infer_slicing, infer_spatial,
 )  # fmt: skip
 """Modules whose rules are in the registry."""
 
