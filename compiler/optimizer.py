@@ -40,7 +40,7 @@ class OptimizationTarget(StrEnum):
     CPU_AVX2 = "cpu_avx2"
     """x86-64 with AVX2 and FMA."""
     CPU_AVX512 = "cpu_avx512"
-    """x86-64 with AVX-512."""
+    """x86-64 with AVX-512 and VNNI."""
     CPU_AVX512_NO_VNNI = "cpu_avx512_novnni"
     """x86-64 with AVX-512, without its integer products."""
     CPU_OPENVINO = "cpu_openvino"

@@ -23,8 +23,9 @@ def tuned(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", _settings(tuning["settings"])
     for name, why in tuning["reverted"].items():
         yield "reverted", f"{name}: {why}"
-    if undecided := [note for note in tuning["notes"] if "cannot tell" in note]:
-        yield "", f"{len(undecided)} questions could not be decided: the machine was too busy, or time was short"
+    undecided = [note for note in tuning["notes"] if "cannot tell" in note]
+    if undecided:
+        yield "", f"{_count(len(undecided), 'question')} not decided: the machine was too busy, or time was short"
     for note in tuning["notes"]:
         if "cannot tell" not in note:
             yield "", note
@@ -43,12 +44,16 @@ def _result(tuning: Mapping[str, Any]) -> str:
 def _rules(rules: Any) -> str:
     by_verdict = {word: [r["rule"] for r in rules if r["verdict"] == word] for word in ("faster", "slower")}
     parts = [f"{word}: {', '.join(names)}" for word, names in by_verdict.items() if names]
-    return f"{len(rules)} rules timed" + (f"; {'; '.join(parts)}" if parts else "")
+    return f"{_count(len(rules), 'rule')} timed" + (f"; {'; '.join(parts)}" if parts else "")
 
 
 def _settings(settings: Any) -> str:
     taken = [f"{s['title']} ({_ratio(s['ratio'])})" for s in settings if s["taken"]]
-    return f"{len(settings)} settings tried; taken: {', '.join(taken) or 'none'}"
+    return f"{_count(len(settings), 'setting')} tried; taken: {', '.join(taken) or 'none'}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _ratio(ratio: Mapping[str, float]) -> str:

@@ -25,7 +25,7 @@ class Expand(Pass):
         changed = False
         for body in list(open_graphs(graph)):
             changed = _expand(body, expander, ctx) or changed
-        return changed
+        return changed or expander.took_back
 
 
 def _expand(graph: Graph, expander: Expander, ctx: Context) -> bool:

@@ -17,6 +17,7 @@ from compiler.rewrite.transform import Context, Pass
 from passes.legalize_indices import flatten_indices, narrow_indices
 from passes.legalize_masks import move_as_numbers
 from passes.legalize_nodes import ints, retargeted
+from passes.legalize_opset import take_new_apart
 from passes.legalize_ranks import lower_rank
 from passes.node_forms import is_current
 
@@ -35,6 +36,7 @@ class Legalize(Pass):
         """Try every step on every node."""
         changed = False
         for body in list(open_graphs(graph)):
+            changed |= take_new_apart(body, ctx)
             rounds = 0
             while rounds < _ROUNDS and self._once(body, ctx):
                 rounds, changed = rounds + 1, True

@@ -44,6 +44,10 @@ def reshaped(node: Node, by: str, value: Value, sizes: Sequence[int]) -> Value:
     """Return a value in another shape of the same number of elements, made before a node."""
     if value.shape == tuple(sizes) or node.graph is None:
         return value
+    contents = value.array()
+    if contents is not None and value.constant is not None:
+        constant = Constant.from_array(contents.reshape(tuple(sizes)), value.constant.dtype)
+        return edit.add_constant(node.graph, constant, hint=value.name)
     return added(node, by, "Reshape", [value, ints(node.graph, sizes)])
 
 

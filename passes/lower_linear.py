@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from compiler.ir.dtype import DType
 from compiler.rewrite import Match, Rule
 
@@ -29,6 +31,15 @@ class _Scaled(Rule):
         if m.get("c") is None:
             return 1.0
         return float(m.scalar("c")) if m.node("y").op == "Mul" else 1.0 / float(m.scalar("c"))
+
+
+def _no_attribute(m: Match) -> str | None:
+    """Return why the factor cannot be an attribute, which is single precision."""
+    if not m.scalar("c"):
+        return "the number is zero"
+    factor = _Scaled.factor(m)
+    rounds = m.dtype("T") is DType.F64 and float(np.float32(factor)) != factor
+    return f"the factor {factor!r} is no number of single precision" if rounds else None
 
 
 _SCALE = "%y: T[*R,M,N] = Mul|Div(%m, scalar %c)\n"
@@ -50,8 +61,8 @@ class FuseScale(_Scaled):
     domain = {"c": "0.5..2"}
 
     def guard(self, m: Match) -> str | None:
-        """Refuse transposes of other axes than the last two, and division by zero."""
-        return _other_transpose(m) or (None if m.scalar("c") else "the number is zero")
+        """Refuse transposes of other axes than the last two, and factors that are no attributes."""
+        return _other_transpose(m) or _no_attribute(m)
 
     def constants(self, m: Match) -> dict[str, Any]:
         """Which operands are transposed, and the factor."""
@@ -119,8 +130,8 @@ class FuseScaleAndTransposeOfHeads(FuseTransposeOfHeads):
     domain = {"c": "0.5..2"}
 
     def guard(self, m: Match) -> str | None:
-        """Refuse division by zero."""
-        return None if m.scalar("c") else "the number is zero"
+        """Refuse division by zero, and numbers that attributes do not hold."""
+        return _no_attribute(m)
 
 
 _CONV = (

@@ -5,8 +5,8 @@ Decisions:
 * A division by a constant is a product with its reciprocal: one rounding more, and half the time where division is not
   pipelined.  It comes after raising, since exporters write divisions where operators are recognised by them.
 * ``y (1/x)`` becomes ``y / x`` for tensors of one shape only: the reciprocal of a small tensor saves divisions.
-* ``log(exp(x))`` is ``x`` for every real ``x``; where the exponential overflowed or vanished the result was infinite,
-  and becomes the number that was meant.  ``exp(log(x))`` and ``relu(x)`` need an ``x`` that is not negative.
+* ``exp(log(x))`` and ``relu(x)`` are ``x`` where ``x`` is not negative.  ``log(exp(x))`` is left alone: it is infinite
+  where the exponential overflows.
 * An ``Expand`` in front of an elementwise operator that broadcasts anyway is dropped when the result's type does not
   change; the ``Expand`` stays for others that read it.
 """
@@ -75,18 +75,6 @@ class AddDoublyNegated(Rule):
     """
     after = "%y = Add(%z, %x)"
     types = {"T": NUMBERS}
-
-
-class DropLogOfExp(Rule):
-    """``log(exp(x)) = x``."""
-
-    before = """
-        %e = Exp(%x)
-        %y: T = Log(%e)
-    """
-    after = "%y = Identity(%x)"
-    types = {"T": FLOATS}
-    domain = {"x": "-9..9"}
 
 
 class DropExpOfLog(Rule):

@@ -12,7 +12,8 @@ Decisions:
   and becomes zero.  For a NaN in query or key the guard gave zero and the operator gives NaN.
 * What is added must not enlarge the scores.  That follows from the types of operands and result, but for the number of
   keys, see ``_keys_disagree``.
-* A factor of the scores becomes ``scale``, which ONNX Runtime wants to be positive.
+* A factor of the scores becomes ``scale``, which ONNX Runtime wants to be positive.  It is single precision, and so are
+  the roots of it that are multiplied by: scores of f64 stay.
 * One rule knows every order of the parts, since each part is one optional statement or one form; what exporters spell
   in more ways than that is brought into these forms by ``normal_attention``,
   ``normal_masks`` and ``normal_batches``.
@@ -28,6 +29,7 @@ from compiler.ir.dtype import DType
 from compiler.ir.graph import Value
 from compiler.rewrite import FLOATS, Match, Rule
 from passes.attention_scores import HIDDEN
+from passes.nearness import UP_TO_SINGLE
 
 
 def _forms(query: str, key: str, value: str, result: str, mask: str = "%m") -> tuple[str, ...]:
@@ -58,7 +60,7 @@ class _Attention(Rule):
     """What the rules that raise attention have in common."""
 
     stage = "raise"
-    types = {"T": FLOATS}
+    types = {"T": UP_TO_SINGLE}
     domain = {
         "c": "positive", "b": "positive", "e": "positive",
         "q": "-3..3", "k": "-3..3", "v": "-9..9", "m": "-9..9",
@@ -232,7 +234,7 @@ class AbsorbScaleOfQuery(Rule):
     stage = "raise"
     before = "%x = Mul|Div(%q, scalar %c)\n" + _attention("%x: T[B,H,S,D]", mask="%m?")
     after = _attention("%q", mask="%m?", options=_RESCALED)
-    types = {"T": FLOATS}
+    types = {"T": UP_TO_SINGLE}
     domain = {"c": "positive", **_DRAWN}
 
     def guard(self, m: Match) -> str | None:
@@ -250,7 +252,7 @@ class AbsorbScaleOfKey(Rule):
     stage = "raise"
     before = "%x = Mul|Div(%k, scalar %c)\n" + _attention(key="%x: T[B,G,N,D]", mask="%m?")
     after = _attention(key="%k", mask="%m?", options=_RESCALED)
-    types = {"T": FLOATS}
+    types = {"T": UP_TO_SINGLE}
     domain = {"c": "positive", **_DRAWN}
 
     def guard(self, m: Match) -> str | None:
@@ -271,7 +273,7 @@ class AbsorbScaleOfTransposedKey(Rule):
         %t = Transpose(%x: T[B,G,D,N]) {perm = [0, 1, 3, 2]}
     """ + _attention(key="%t: T[B,G,N,D]", mask="%m?")
     after = "%r = Transpose(%k) {perm = [0, 1, 3, 2]}\n" + _attention(key="%r", mask="%m?", options=_RESCALED)
-    types = {"T": FLOATS}
+    types = {"T": UP_TO_SINGLE}
     domain = {"c": "positive", **_DRAWN}
 
     def guard(self, m: Match) -> str | None:

@@ -56,13 +56,15 @@ class Batch:
     after: onnx.ModelProto
     """What the rule made."""
     runnable: onnx.ModelProto
-    """The same, with raised operators taken apart that have no kernel."""
+    """The same as the runtime gets it."""
     fired: list[Instance]
     """Instances that the rule rewrote."""
     refusals: dict[str, int]
     """Why the rule refused, and how often."""
     types: dict[str, Any]
     """Output → its type after the rewrite."""
+    model: Model
+    """The model as the rule left it."""
     complaint: str = ""
     """What the engine had to say of the rule as a whole, such as that it rewrites what it made again and again."""
 
@@ -116,17 +118,7 @@ def run_batch(rule: Rule, pattern: Pattern, data: Sequence[bytes]) -> Batch:
     refusals = dict(stats.refusals) if stats is not None else {}
     types = {v.name: v.type for v in model.graph.outputs}
     complaint = "; ".join(ctx.refusals)
-    runnable = _runnable(rule, model, after) if fired and rule.stage in RAISED else after
-    return Batch(rule, instances, undrawable, before, after, runnable, fired, refusals, types, complaint)
-
-
-def _runnable(rule: Rule, model: Model, after: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with the standard's definition of what the CPU has no kernel for, as a target would get it."""
-    ctx = Context(target=cpu(), legality=legality())
-    try:
-        return to_proto(model, limits=LIMITS) if Expand().run(model.graph, ctx) else after
-    except CompilerError as error:
-        raise RuleRaises(f"the definition of what {rule.name} makes: {error}") from error
+    return Batch(rule, instances, undrawable, before, after, after, fired, refusals, types, model, complaint)
 
 
 def can_be_said(rule: Rule, pattern: Pattern, data: bytes) -> bool:
@@ -204,6 +196,20 @@ def type_fault(type_: Any, array: Any, numbers: dict[str, Dim]) -> str:
         if isinstance(number, int) and number != size:
             return f"the type says {type_}, where {dim} is {number}; the data has the shape {array.shape}"
     return ""
+
+
+def taken_apart(batch: Batch) -> onnx.ModelProto | None:
+    """Return the result with the standard's definitions in the place of raised operators that have no kernel.
+
+    That is what a target gets; ``None`` when the rule's stage is a later one, or nothing has to be taken apart.
+    """
+    if batch.rule.stage not in RAISED:
+        return None
+    ctx = Context(target=cpu(), legality=legality())
+    try:
+        return to_proto(batch.model, limits=LIMITS) if Expand().run(batch.model.graph, ctx) else None
+    except CompilerError as error:
+        raise RuleRaises(f"the definition of what {batch.rule.name} makes: {error}") from error
 
 
 @dataclass

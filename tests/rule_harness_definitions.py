@@ -18,7 +18,7 @@ from compiler.ir.constant import Array
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-class BiasAdd(OpRun):  # type: ignore[misc]  # onnx ships no types
+class BiasAdd(OpRun):
     """The sum of an image, a bias for each channel, and a residual."""
 
     op_domain = "com.microsoft"
@@ -27,7 +27,7 @@ class BiasAdd(OpRun):  # type: ignore[misc]  # onnx ships no types
         return (x + bias + skip,)
 
 
-class BiasSplitGelu(OpRun):  # type: ignore[misc]
+class BiasSplitGelu(OpRun):
     """One half of the biased columns, times the Gelu of the other half."""
 
     op_domain = "com.microsoft"
@@ -49,10 +49,11 @@ def _group_norm(x: Array, scale: Array, bias: Array, attributes: dict[str, Any])
     found = normal * scale.astype(np.float64).reshape(columns) + bias.astype(np.float64).reshape(columns)
     if attributes.get("activation", 0):
         found = found / (1 + np.exp(-found))
-    return (np.moveaxis(found, 1, -1) if attributes.get("channels_last", 1) else found).astype(x.dtype)
+    placed: Array = np.moveaxis(found, 1, -1) if attributes.get("channels_last", 1) else found
+    return placed.astype(x.dtype)
 
 
-class GroupNorm(OpRun):  # type: ignore[misc]
+class GroupNorm(OpRun):
     """The norm over groups of channels, with SiLU if ``activation`` is 1."""
 
     op_domain = "com.microsoft"
@@ -61,7 +62,7 @@ class GroupNorm(OpRun):  # type: ignore[misc]
         return (_group_norm(x, scale, bias, given(self)),)
 
 
-class SkipGroupNorm(OpRun):  # type: ignore[misc]
+class SkipGroupNorm(OpRun):
     """The same of a sum, which is the second result."""
 
     op_domain = "com.microsoft"

@@ -12,7 +12,7 @@ from compiler.ir.dims import Dim, is_static
 from compiler.ir.dtype import DType
 from compiler.ir.graph import Attr, Value
 from compiler.ir.schema import operator_names
-from compiler.ir.syntax import Statement, TypeSyntax
+from compiler.ir.syntax import Operand, Output, Statement, TypeSyntax
 from compiler.ir.types import Shape
 from compiler.rewrite.pattern import ANY, Pattern
 from tests.rule_harness_choices import Choices
@@ -36,8 +36,9 @@ APART = BROADCASTING | operator_names("""
 
 def written_type(pattern: Pattern, name: str) -> TypeSyntax | None:
     """Return the type with dims that a form writes for a value, where it is made or read; ``None`` for none."""
-    made = [o for s in pattern.statements for o in s.outputs if o is not None]
-    types = (o.type for o in (*made, *pattern.operands()) if o.name == name and name != ANY)
+    seen: list[Operand | Output] = [o for s in pattern.statements for o in s.outputs if o is not None]
+    seen += pattern.operands()
+    types = (o.type for o in seen if o.name == name and name != ANY)
     return next((t for t in types if t is not None and not t.bare), None)
 
 

@@ -264,3 +264,21 @@ graph @main(%x: f16[2], %c: bool[]) -> (%y: f16[2]) {
     for chosen in (True, False):
         inputs = {"x": np.array([0.5, -2], np.float16), "c": np.array(chosen)}
         np.testing.assert_allclose(run(model, inputs)[0], run(read(text), inputs)[0], rtol=1e-3)
+
+
+def test_operators_that_are_too_new_are_taken_apart_whoever_runs_the_parts() -> None:
+    """A node that no opset of the target has cannot stay, even where the first provider runs not all of its parts."""
+    text = """// ampc 1, opset 23
+graph @main(%q: f32[1,2,4,8], %k: f32[1,2,4,8], %m: bool[4,4]) -> (%y: f32[1,2,4,8]) {
+  %y: f32[1,2,4,8] = Attention(%q, %k, %k, %m)
+  return %y
+}
+"""
+    model = legalized(text, "npu_nnapi")
+    assert "Attention" not in ops(model)
+    legality = context(model, "npu_nnapi").legality
+    assert isinstance(legality, Legality) and not any(map(legality.too_new, model.graph.all_nodes()))
+    random = np.random.default_rng(3)
+    inputs = {name: random.standard_normal((1, 2, 4, 8)).astype(np.float32) for name in "qk"}
+    inputs["m"] = np.tri(4, dtype=bool)
+    np.testing.assert_allclose(run(model, inputs)[0], run(read(text), inputs)[0], rtol=1e-4, atol=1e-5)

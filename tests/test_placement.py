@@ -68,7 +68,7 @@ def test_providers_are_asked_in_order() -> None:
     """What the first provider leaves goes to the second if that runs it; one that is not known runs nothing."""
     model = read(CHAIN)
     second = [("A", lambda n: "no" if n.op == "Erf" else ""), ("B", lambda n: ""), ("C", None)]
-    found = place(model, "t", second)  # type: ignore[arg-type]  # lambdas have no types of their own
+    found = place(model, "t", second)
     assert [(s.provider, s.nodes) for s in found.shares] == [("A", 4), ("B", 2)]
     assert found.unknown == ("C",) and found.breaks[0].provider == "B"
     assert place(model, "t", [("A", lambda n: "")]).whole
@@ -172,6 +172,30 @@ def test_assignment_is_read_back(tmp_path: Path) -> None:
     found = read_assignment(Path(written(tmp_path, CHAIN)), settings)
     assert found.nodes == {"CPUExecutionProvider": 6}
     assert found.operators["CPUExecutionProvider"]["Erf"] == 2
+
+
+FOUR = """// ampc 1, opset 23
+graph @main(%w: f32[6,8], %i: i64[1,4]) -> (%y: f32[1,4,8]) {
+  const %s: f32[8] = [1, 2, 3, 4, 5, 6, 7, 8]
+  %e: f32[1,4,8] = Gather(%w, %i)
+  %n: f32[1,4,8] = RMSNormalization(%e, %s)
+  %g: f32[1,4,8] = Sigmoid(%n)
+  %y: f32[1,4,8] = Mul(%n, %g)
+  return %y
+}
+"""
+
+
+def test_targets_get_different_files_each_legal_where_it_goes(tmp_path: Path) -> None:
+    """One model gives four targets four graphs, four settings, and one partition each."""
+    path = written(tmp_path, FOUR)
+    results = [compile_model(path, target=t) for t in ("cpu_avx512", "gpu_cuda", "gpu_mps", "npu")]
+    assert len({r.model.SerializeToString(deterministic=True) for r in results}) == len(results)
+    assert len({json.dumps(r.settings) for r in results}) == len(results)
+    for result in results:
+        assert result.report["status"] == "verified"
+        (share,) = result.report["placement"]["shares"]
+        assert share["partitions"] == 1 and not result.report["placement"]["breaks"]
 
 
 # Opsets

@@ -127,8 +127,9 @@ def test_wrong_targets_are_refused(tmp_path: Path) -> None:
 
 def test_all_config_keys_are_taken() -> None:
     """Every key of the list is one that a target takes."""
-    values = {key: 2 if key == "cpu_threads" else True for key in CONFIG_KEYS}
-    assert len(override(load_target("cpu"), values).runtime.providers) == len(CONFIG_KEYS)
+    values = {key: 2 if key in ("cpu_threads", "gpu_device_id") else True for key in CONFIG_KEYS}
+    added = [key for key in CONFIG_KEYS if key.startswith("enable_") and key != "enable_fp16"]
+    assert len(override(load_target("cpu"), values).runtime.providers) == 1 + len(added)
 
 
 # The calls ---------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from compiler.errors import CompilerError
 from compiler.ir import edit
 from compiler.ir.copies import copy_nodes, replace_by
 from compiler.ir.graph import Graph, Model, Node, Value
@@ -45,6 +44,8 @@ class Expander:
         self._ends: dict[Graph, str] = {}
         self._came_from: dict[Node, frozenset[str]] = {}
         self._barred: frozenset[str] = frozenset()
+        self.took_back = False
+        """Whether a definition was put in place and taken out again, which counts as a change of the graph."""
 
     def _engine(self, legality: Callable[[Node], str]) -> Engine:
         """Return our definitions, an operator for an operator first, that may make what ``legality`` allows."""
@@ -118,29 +119,26 @@ class Expander:
         reason = self._ends[body.graph]
         return f"its definition does not run either: {reason}" if reason else body
 
-    def _inline(self, node: Node, body: Model) -> list[Node]:
-        """Put a copy of a definition in the place of a node."""
+    def _inline(self, node: Node, body: Model) -> list[Node] | str:
+        """Put a copy of a definition in the place of a node, or return how it contradicts what is known of the node."""
         given = [v for v in node.inputs if v is not None]
         operands: dict[Value, Value | None] = dict(zip(body.graph.inputs, given, strict=True))
         standing, made = copy_nodes(body.graph, operands, node, loc=edit.merge_locs([node], BY))
         infer_nodes(made)
         wanted = iter(body.graph.outputs)
         results = [None if o.absent else standing[next(wanted)] for o in node.outputs]
-        for old, value in zip(node.outputs, results, strict=True):
-            _check(node, old, value)
+        pairs = [(old, new) for old, new in zip(node.outputs, results, strict=True) if new is not None]
+        change = next(filter(None, (type_change(old.type, new.type) for old, new in pairs)), "")
+        if change:  # such as a dim that is one symbol here, and a number by an operand that broadcasts
+            for n in reversed(made):
+                edit.erase(n)
+            self.took_back = True
+            return f"its definition gives another type: {change}"
+        for old, new in pairs:
+            edit.refine(new, old.type)
         replace_by(node, results, made)
         for n in made:
             self.strict.order.insert(n)
         self.strict.order.forget(node)
         self.ctx.count(f"{BY} {node.op}")
         return made
-
-
-def _check(node: Node, old: Value, new: Value | None) -> None:
-    """Let a result have the type that is known of what it stands for; one that contradicts it is our mistake."""
-    if new is None:
-        return
-    change = type_change(old.type, new.type)
-    if change:
-        raise CompilerError(f"the definition of {node.op} gives another type", why=change)
-    edit.refine(new, old.type)

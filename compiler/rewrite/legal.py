@@ -161,6 +161,17 @@ class Legality:
             reason = f"{reason}, and its definition does not run: {by_function}" if answer.widened else ""
         return reason or violation(node, self.provider, proven=proven)
 
+    def too_new(self, node: Node) -> bool:
+        """Return whether no opset that may be emitted can say a node, so that it cannot stay on any provider."""
+        if not self.highest or node.domain or not is_known(node):
+            return False
+        definition = self._definition(node)
+        return definition is not None and definition.since_version > self.highest
+
+    def on_the_host(self) -> Legality:
+        """Return the legality of the CPU provider in the same opsets: what the target's first provider leaves."""
+        return Legality(kernels(CPU), opset=self.opset, bodies=self.bodies, highest=self.highest)
+
     def fused_by_function(self, node: Node) -> bool:
         """Return whether a node runs only because ONNX Runtime replaces it by the standard's definition."""
         if self.table is None or not is_known(node):

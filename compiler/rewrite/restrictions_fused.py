@@ -18,8 +18,9 @@ _SKIP_NORM = "contrib_ops/cpu/skip_layer_norm_helper.h"
     "com.microsoft", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", provider=EVERY, source=_SKIP_NORM
 )
 def skip_norm(node: Node) -> Iterator[Condition]:
-    """Rank 2 or 3, parameters of rank 1; only the skip may lack the batch."""
+    """Rank 2 or 3, parameters of rank 1; only the skip may lack the batch; ``epsilon`` is not negative."""
     data, skip = node.input(0), node.input(1)
+    yield node.attr("epsilon", 0.0) >= 0, f"epsilon is {node.attr('epsilon', 0.0):g}"
     yield has_rank(data, 2, 3), f"the rank of {shaped(data)} is neither 2 nor 3"
     yield has_rank(skip, 2, 3), f"the rank of the skip ({shaped(skip)}) is neither 2 nor 3"
     yield (
