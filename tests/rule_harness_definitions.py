@@ -1,7 +1,8 @@
 """Operators of ONNX Runtime that have no kernel on the CPU, as its documentation defines them, for the reference.
 
-They are what rules that define these operators by others are held to: written a second time, in numpy.
-Source: ONNX Runtime, ``docs/ContribOperators.md``.
+They are what rules that define these operators by others are held to: written a second time, in numpy and float64.
+``GroupNormalization`` is here too, since its body in the standard takes the difference of two large numbers for a
+variance.  Source: ONNX Runtime, ``docs/ContribOperators.md``.
 """
 
 from __future__ import annotations
@@ -53,12 +54,22 @@ def _group_norm(x: Array, scale: Array, bias: Array, attributes: dict[str, Any])
     return placed.astype(x.dtype)
 
 
+class GroupNormalization(OpRun):
+    """The norm over groups of channels of the standard."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, scale: Array, bias: Array, **_: Any) -> tuple[Array]:
+        found = given(self)
+        return (_group_norm(x, scale, bias, {**found, "groups": found["num_groups"], "channels_last": 0}),)
+
+
 class GroupNorm(OpRun):
     """The norm over groups of channels, with SiLU if ``activation`` is 1."""
 
     op_domain = "com.microsoft"
 
-    def _run(self, x: Array, scale: Array, bias: Array, **attributes: Any) -> tuple[Array]:
+    def _run(self, x: Array, scale: Array, bias: Array, **_: Any) -> tuple[Array]:
         return (_group_norm(x, scale, bias, given(self)),)
 
 
@@ -78,5 +89,5 @@ def given(op: OpRun) -> dict[str, Any]:
     return {a.name: onnx.helper.get_attribute_value(a) for a in op.onnx_node.attribute}
 
 
-DEFINITIONS = (BiasAdd, BiasSplitGelu, GroupNorm, SkipGroupNorm)
+DEFINITIONS = (BiasAdd, BiasSplitGelu, GroupNorm, GroupNormalization, SkipGroupNorm)
 """All of them."""

@@ -416,6 +416,26 @@ def test_illegal_operators_are_refused_with_the_reason() -> None:
     assert ctx.rules["PlainSoftmax"].refusals == {"no kernel of Relu": 1}
 
 
+class Clumsy(Rule):
+    """Fail while looking."""
+
+    before = "%y = Neg(%x: T)"
+    after = "%y = Abs(%x)"
+    types = {"T": FLOATS}
+
+    def guard(self, m: Match) -> str | None:
+        """Divide by zero."""
+        return str(1 // 0)
+
+
+def test_a_rule_whose_hook_fails_leaves_the_place_alone() -> None:
+    """Other rules go on, and the report names the rule that failed."""
+    model = model_of("%x: f32[4]", "  %a = Abs(%x)\n  %h = Neg(%a)\n  %y = Neg(%h)", "%y: f32[4]")
+    ctx = Context()
+    assert apply(model, Clumsy(), DoubleNegation(), ctx=ctx)
+    assert any(reason.startswith("Clumsy failed: ZeroDivisionError") for reason in ctx.refusals)
+
+
 MALFORMED = {
     "there is no operator": ("%y = Bogus(%x)", "%y = Neg(%x)"),
     "has no attribute": ("%y = Neg(%x){alpha = 1.0}", "%y = Neg(%x)"),

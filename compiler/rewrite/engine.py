@@ -258,6 +258,10 @@ class Engine:
                     return reason, None
         except Refusal as refusal:
             return str(refusal), None
+        except Exception as error:  # a hook may fail in any way: this place is left alone, and the report says why
+            reason = f"{match.rule.name} failed: {type(error).__name__}: {error}"
+            self.ctx.refuse(reason)
+            return reason, None
         return "", made
 
     def _near(self, made: Sequence[Node], graph: Graph) -> Iterator[Node]:
