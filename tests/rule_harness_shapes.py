@@ -19,6 +19,7 @@ from tests.rule_harness_site import BROADCASTING, Site
 
 Proposal = Callable[[Site, int], Shape]
 
+
 def propose(site: Site, index: int) -> Shape:
     """Return dims for an operand that has no type yet."""
     if site.op in BROADCASTING and not site.statement.domain:
