@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from compiler.api import guarded
 from compiler.errors import AmpcError, InputError
+from compiler.islands import with_islands
 from compiler.placing import placement_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _with_opportunities(
         )
     except AmpcError as error:
         return dataclasses.replace(found, notes=(*found.notes, f"what could be gained is not known: {error.what}"))
-    after = placement_of(model, target) if found.placement is not None else None
+    after = with_islands(placement_of(model, target), model, target, binding) if found.placement is not None else None
     return dataclasses.replace(found, opportunities=gained, compiled=after)
 
 
@@ -117,6 +118,8 @@ def _analyze(
             hint="dims are " + ", ".join(sorted(symbols)) if symbols else "all dims of the inputs are fixed",
         )
     kernels, note = _kernels(chosen)
+    several = len(chosen.runtime.providers) > 1
+    placed = with_islands(placement_of(model, chosen), model, chosen, binding) if several else None
     found = analyze(
         model,
         chosen,
@@ -125,7 +128,7 @@ def _analyze(
         kernels=kernels,
         binding=binding,
         notes=tuple(filter(None, (assumed, note))),
-        placement=placement_of(model, chosen) if len(chosen.runtime.providers) > 1 else None,
+        placement=placed,
     )
     return found, model, chosen
 

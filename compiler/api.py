@@ -69,8 +69,8 @@ def compile_model(
 
     ``dims`` gives open dims of the inputs their sizes, by name (``batch``) or by input and axis (``pixels.0``): the
     result takes no others.  Targets that compile ahead of time need all of them.  ``device_check`` makes it an error
-    that the target's first execution provider is not installed; otherwise the result is checked on the CPU, and marked
-    as not run on the device.
+    that the target's first execution provider is not installed, or does not open the result; otherwise the result is
+    checked on the CPU, and marked as not run on the device.
 
     ``threads`` replaces the target's number of threads, 0 for one per core.  ``tune`` measures on this machine for at
     most so many seconds: rules whose gain is uncertain, settings of the session, and the result against the original as
@@ -81,7 +81,8 @@ def compile_model(
     """
 
     def run() -> Result:
-        from compiler.compilation import Compilation, Options
+        from compiler.compilation import Compilation
+        from compiler.options import Options
 
         options = Options(
             target=str(target) if isinstance(target, str | os.PathLike) else target,

@@ -74,6 +74,7 @@ def calibrate(
     from targets.installed import installed
 
     path = files.default_path(threads) if output is None else output
+    _check_place(path)
     measured: list[tuple[Kind, list[float]]] = []
     left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="ampc-calibrate-") as folder, Profiler(threads=threads) as profiler:
@@ -99,9 +100,25 @@ def calibrate(
         launch_us=launch,
         stream=stream,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, [found.to_json()])
     return Calibrated(path, found, tuple(left_out))
+
+
+def _check_place(path: Path) -> None:
+    """Make the folder, and raise ``InputError`` where no file can be written: before minutes are spent, not after."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            "the calibration cannot be written",
+            where=str(path),
+            why=error.strerror or str(error),
+            hint="name a file in a folder of yours: -o FILE",
+        ) from error
+    if path.is_dir():
+        raise InputError("the calibration cannot be written", where=str(path), why="it is a folder")
 
 
 def kind_of_case(case: Case) -> Kind:
@@ -120,7 +137,7 @@ def _model(case: Case, copies: int) -> Model:
     from compiler.ir.infer import infer
     from compiler.ir.parser import parse_model
 
-    model = parse_model(case.text(copies), side=_Drawn(), source=f"case {case.call}")
+    model = parse_model(case.text(copies), side=Drawn(), source=f"case {case.call}")
     infer(model.graph)
     return model
 
@@ -171,7 +188,7 @@ class _Bench:
 
         body = "".join([*(f"  const %{n}: {c}\n" for n, c in constants.items()), *(f"  {line}\n" for line in lines)])
         header = f"// ampc 1, ir 10, opset 20\ngraph @chain(%v0: {kind}) -> (%v{len(lines)})"
-        model = parse_model(f"{header} {{\n{body}  return %v{len(lines)}\n}}\n", side=_Drawn())
+        model = parse_model(f"{header} {{\n{body}  return %v{len(lines)}\n}}\n", side=Drawn())
         infer(model.graph)
         _write(model, self.place)
         shape = [d for d in model.graph.inputs[0].shape or () if isinstance(d, int)]
@@ -195,7 +212,7 @@ def _write(model: Model, place: Path) -> None:
             file.write(part)
 
 
-class _Drawn:
+class Drawn:
     """Gives constants of drawn contents, small enough that nothing overflows."""
 
     def find(self, digits: str, dtype: DType, shape: tuple[int, ...]) -> Constant:
@@ -213,10 +230,13 @@ def calibrate_machine(
 ) -> list[dict[str, Any]]:
     """Calibrate with one thread and with all cores, or with ``threads``; return a record of each calibration.
 
-    Raises ``InputError`` when ``output`` names one file for several calibrations, or cannot be written.
+    Raises ``InputError`` when ``output`` names one file for several calibrations, or cannot be written, and for more
+    threads than there are processors, which measure how the machine swaps them.
     """
     from targets.machine import machine
 
+    if threads is not None and threads > machine().threads:
+        raise InputError(f"{threads} threads are more than this machine's {machine().threads} processors")
     counts = [threads] if threads is not None else sorted({1, machine().cores})
     if output is not None and len(counts) > 1:
         raise InputError("one file cannot hold the calibrations of several numbers of threads", hint="add --threads N")

@@ -15,6 +15,8 @@ only when no command of ours has the name.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -422,6 +424,12 @@ def _lead_closed_streams_nowhere() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we do
 
 
+def _never_collect_cycles() -> None:
+    """Leave garbage cycles to the end of the process: searching a large graph for them takes a tenth of the time."""
+    gc.disable()
+    atexit.register(gc.freeze)  # Python would search once more on its way out
+
+
 def main() -> None:
     """Run the command line."""
     _lead_closed_streams_nowhere()
@@ -429,4 +437,5 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminated)
+    _never_collect_cycles()
     app(prog_name="ampc")

@@ -246,7 +246,7 @@ HTML = option("--html", "FILE", "Write the analysis as one HTML page.", shell_co
 QUICK = flag("--quick", "Only look at the model, without trying what could be gained.")
 
 DIM = option("--dim", "NAME=N", "The size of an open dim of the inputs, for good; may be repeated.", multiple=True)
-DEVICE_CHECK = flag("--device-check", "Fail when the target's execution provider is not installed here.")
+DEVICE_CHECK = flag("--device-check", "Fail when the target's execution provider is not here, or refuses the result.")
 
 BIND = option("--bind", "DIM=N", "What a dynamic dim counts as; may be repeated.", multiple=True)
 

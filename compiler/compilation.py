@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,17 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from compiler import manager
 from compiler.backend import bundle
-from compiler.backend.atomic import AtomicFolder, failures, write_atomic
 from compiler.backend.emit import Limits, emit, payload_table
-from compiler.backend.write import embedded_size, materialize, serialize
+from compiler.backend.write import materialize
 from compiler.blaming import Blame
-from compiler.errors import InputError, ModelError, UnsupportedError
+from compiler.costing import cost_model, fragments, open_store, sizes_of
+from compiler.errors import ModelError, UnsupportedError
 from compiler.frontend.binding import bind_dims
 from compiler.ir.graph import Model
 from compiler.manager import Runner, Step
 from compiler.narrowing import NOTE, needs_widening, widened
 from compiler.observe import Dumper, Progress, RewriteLog
 from compiler.opening import open_model, prepare
+from compiler.options import Options
+from compiler.output import Output
 from compiler.placing import check_device, report_placement, require_static, unshared
 from compiler.planning import check_selection, plan, rule_context
 from compiler.result import (
@@ -50,6 +51,8 @@ from compiler.verify.certificate import versions
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from compiler.cost.database import Database
+    from compiler.cost.store import Store
     from compiler.manager import PassRecord
     from compiler.rewrite.engine import Rewrite
     from compiler.rewrite.transform import Context
@@ -64,37 +67,6 @@ _ATTEMPTS = 12
 
 _BY_RULE = 8
 """Runs after which whole passes are left out, and no longer single rules of theirs."""
-
-_IN_MEMORY = 64 << 20
-"""Bytes up to which a result without an output path is verified from memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a caller may ask for; see ``compile_model``."""
-
-    target: str | Target = "auto"
-    output: Path | None = None
-    verify: bool = True
-    verify_each: bool = True
-    passes: str | Sequence[Any] | None = None
-    disable: tuple[str, ...] = ()
-    until: str = ""
-    select: str = "cost"
-    inputs: Mapping[str, Any] | None = None
-    external_data: bool | None = None
-    dump_ir: Path | None = None
-    repro: Path | None = None
-    log_rewrites: str | os.PathLike[str] | Callable[[str], None] | None = None
-    timeout: float = 120.0
-    memory_limit: int | None = None
-    seed: int = 0
-    progress: Callable[[str], None] | None = None
-    dims: Mapping[str, int] = field(default_factory=dict)
-    device_check: bool = False
-    threads: int | None = None
-    tune: float | None = None
-    database: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,29 +111,43 @@ class Compilation:
     """Writes every rewrite, when asked for."""
     gains: Mapping[str, float] = field(default_factory=dict)
     """What rules gain on this model, where that was measured."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of dynamic dims that forms are chosen for, where inputs tell them; the result takes others too."""
+    store: Store = field(init=False)
+    """The file of what was measured here."""
+    database: Database | None = None
+    """Fragments in it that the cost model finds; ``None`` when there are none."""
     tuner: Tuner | None = None
     """Tunes the result, when asked for."""
     remarks: list[str] = field(default_factory=list)
     """What the report says first of all."""
-    scratch: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    """Temporary folders; they go when the call ends."""
+    output: Output = field(init=False)
+    """Where it is written, and files that go when the call ends."""
+
+    def __post_init__(self) -> None:
+        self.output = Output(self.options.output, self.options.external_data)
 
     def run(self) -> Result:
         """Compile; raises the errors of ``compile_model``."""
-        self._prepare()
-        if self.options.dims:
-            self.source = unshared(self.source)
-        try:
+        with self.output:
+            self._prepare()
+            if self.options.dims:
+                self.source = unshared(self.source)
+            try:
+                return self._run()
+            except UnsupportedError as error:
+                return self._hand_on(error)
+
+    def _run(self) -> Result:
+        model = self.load_again()
+        self._check_versions(model)
+        if needs_widening(model, self.target):
+            self.source = widened(model, self.target, self.output.folder())
+            self.remarks.append(NOTE)
             model = self.load_again()
-            self._check_versions(model)
-            if needs_widening(model, self.target):
-                self.source = widened(model, self.target, self.scratch_folder())
-                self.remarks.append(NOTE)
-                model = self.load_again()
-            with self.scratch, self.destination() as place:
-                return self._compile(model, place)
-        except UnsupportedError as error:
-            return self._hand_on(error)
+        self.sizes = sizes_of(model, self.options.inputs)
+        with self.output.place() as place:
+            return self._compile(model, place)
 
     # Preparation ---------------------------------------------------------------------------------
 
@@ -189,6 +175,8 @@ class Compilation:
             max_ir=min(ir or runtime_ir, runtime_ir),
         )
         check_selection(o.select)
+        self.store = self.output.scratch.enter_context(open_store(o.database, write=bool(o.tune)))
+        self.database = fragments(self.target, self.store)
         if o.dump_ir is not None:
             self.dumper = Dumper(o.dump_ir)
         if o.log_rewrites is not None:
@@ -221,17 +209,18 @@ class Compilation:
     def _compile(self, model: Model, place: Path | None) -> Result:
         before = Measures.of(model)
         self.weights = before.nbytes
-        built = self._verified(model, place) if self.options.tune is None else self._tuned(model, place)
+        built = self.verified(model, place) if self.options.tune is None else self._tuned(model, place)
         report = self._report(built.attempt, before, built.certificate)
         report |= report_placement(
             built.attempt,
             self.target,
             dims=self.options.dims,
             verified=self.options.verify,
-            file=lambda: self._as_file(built),
+            file=lambda: self.as_file(built),
+            required=self.options.device_check,
         )
         if place is not None:
-            self.write_manifest(place, built.files, report)
+            self.output.write_manifest(place, built.files, self.target.session_settings(), report)
         settings = self.target.session_settings()
         proto, table = built.attempt.proto, built.attempt.table
         return Result(settings, report, path=self.options.output, make=lambda: materialize(proto, table))
@@ -240,28 +229,15 @@ class Compilation:
         """Return the fastest form of the model that was found and verified."""
         from compiler.tuning import Tuner
 
-        tuner = self.tuner = Tuner.start(self, model, self.scratch)
-        tuner.weigh_rules(model)
-        built = self._verified(self.load_again(), place)
-        while tuner.reverts_more(built.attempt, path := self._as_file(built)):
-            built = self._verified(self.load_again(), place)
-        before, census = self.target, Measures.of(built.attempt.model).census
-        if tuner.tune_settings(path, census):
-            certificate = self._verify(built.attempt, built.candidate)
-            if certificate is not None and not certificate.verified:
-                self.target = before
-                tuner.notes.append(f"settings are not changed: with them, {certificate.reason}")
-            else:
-                built = replace(built, certificate=certificate)
-        tuner.finish(path)
-        return built
+        self.tuner = Tuner.start(self, model, self.output.scratch)
+        return self.tuner.tune(model, place)
 
-    def _verified(self, model: Model, place: Path | None) -> Built:
+    def verified(self, model: Model, place: Path | None) -> Built:
         """Return a result that is right, leaving out whatever was found to be wrong."""
         for number in range(_ATTEMPTS):
             attempt = self._attempt(model)
             files, candidate = self._write(attempt, place)
-            certificate = self._verify(attempt, candidate)
+            certificate = self.verify(attempt, candidate)
             if certificate is None or certificate.verified:
                 if number < _BY_RULE and self.blame.acquit():
                     model = self.load_again()
@@ -284,7 +260,7 @@ class Compilation:
 
     def left_out(self, *others: str) -> frozenset[str]:
         """Return the names of passes and rules that are left out: by the caller, by verification, by tuning."""
-        reverted = self.tuner.reverted if self.tuner is not None else {}
+        reverted = self.tuner.reverts.reasons if self.tuner is not None else {}
         return frozenset((*self.options.disable, *self.blame.reasons, *reverted, *others))
 
     def build_without(self, names: Sequence[str]) -> Attempt:
@@ -305,7 +281,7 @@ class Compilation:
             select=self.options.select,
             left_out=left_out,
             listeners=listeners,
-            cost=None if self.tuner is None else self.tuner.cost_model(model),
+            cost=cost_model(self.target, model, binding=self.sizes, database=self.database),
         )
         context.gains = {**context.gains, **self.gains}
         context.measured = self.gains
@@ -383,7 +359,8 @@ class Compilation:
 
     # Verification --------------------------------------------------------------------------------
 
-    def _verify(self, attempt: Attempt, candidate: Path | bytes | None) -> Certificate | None:
+    def verify(self, attempt: Attempt, candidate: Path | bytes | None) -> Certificate | None:
+        """Compare what was written with the original, under the target's settings; ``None`` if that is not wanted."""
         if not self.options.verify:
             return None
         from compiler.verify.equivalence import verify_result
@@ -406,85 +383,16 @@ class Compilation:
 
     # Output --------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def destination(self) -> Iterator[Path | None]:
-        """Yield the folder to write into; it is put into place only when nothing was raised."""
-        output = self.options.output
-        if output is None:
-            yield None
-        elif bundle.is_plain(output):
-            with failures(output):
-                made = tempfile.TemporaryDirectory(prefix=".ampc-", dir=output.absolute().parent)
-            with made as name:
-                yield Path(name)
-                with failures(output):
-                    self._put_in_place(Path(name), output)
-        else:
-            with AtomicFolder(output) as folder:
-                yield folder
-
-    def _put_in_place(self, folder: Path, output: Path) -> None:
-        if output.is_symlink() or (output.exists() and not output.is_file()):
-            raise InputError("the output is not a regular file", where=str(output), hint="choose another output")
-        earlier = bundle.files_of(output)
-        data = [n for n in bundle.data_names(output) if (folder / n).exists()]
-        for name in (bundle.sidecar(output).name, *data, output.name):  # see bundle.data_name
-            if (folder / name).exists():
-                os.replace(folder / name, output.with_name(name))
-        for name in bundle.data_names(output):
-            if name in earlier and name not in data:
-                output.with_name(name).unlink(missing_ok=True)
-
     def _write(self, attempt: Attempt, place: Path | None) -> tuple[dict[str, Any], Path | bytes | None]:
-        o = self.options
         self.tell("write")
         with self._timed("write"):
             if place is not None:
-                assert o.output is not None
-                plain = bundle.is_plain(o.output)
-                name = o.output.name if plain else "model.onnx"
-                files = bundle.write_model(
-                    place,
-                    name,
-                    attempt.proto,
-                    attempt.table,
-                    external=o.external_data,
-                    output=o.output if plain else None,
-                )
-                return files, place / name
-            if not o.verify:
-                return {}, None
-            if embedded_size(attempt.proto, attempt.table) <= _IN_MEMORY:
-                return {}, b"".join(serialize(attempt.proto, attempt.table))
-            return {}, self.scratch_file(attempt)
+                return self.output.write(place, attempt.proto, attempt.table), place / self.output.name
+            return {}, self.output.candidate(attempt) if self.options.verify else None
 
-    def _as_file(self, built: Built) -> Path:
-        return built.candidate if isinstance(built.candidate, Path) else self.scratch_file(built.attempt)
-
-    def scratch_file(self, attempt: Attempt) -> Path:
-        """Write what came of a run into a temporary folder that goes when this compilation ends."""
-        folder = self.scratch_folder()
-        bundle.write_model(folder, "model.onnx", attempt.proto, attempt.table)
-        return folder / "model.onnx"
-
-    def scratch_folder(self) -> Path:
-        """Return a new temporary folder that goes when this compilation ends."""
-        return Path(self.scratch.enter_context(tempfile.TemporaryDirectory(prefix="ampc-")))
-
-    def write_manifest(self, place: Path, files: dict[str, Any], report: dict[str, Any]) -> None:
-        """Write settings and report beside the model: ``ampc.json``, or the file that goes with a plain model."""
-        output = self.options.output
-        assert output is not None
-        plain = bundle.is_plain(output)
-        manifest = {
-            "format": bundle.FORMAT,
-            "model": output.name if plain else "model.onnx",
-            "files": files,
-            "settings": self.target.session_settings(),
-            **{k: v for k, v in report.items() if k != TIMES},
-        }
-        name = bundle.sidecar(output).name if plain else "ampc.json"
-        write_atomic(place / name, [bundle.to_json(manifest)])
+    def as_file(self, built: Built) -> Path:
+        """Return a result as a file that the runtime opens."""
+        return built.candidate if isinstance(built.candidate, Path) else self.output.file(built.attempt)
 
     def _report(self, attempt: Attempt, before: Measures, certificate: Certificate | None) -> dict[str, Any]:
         spent = {what: round(seconds, 4) for what, seconds in self.seconds.items()}
@@ -497,7 +405,7 @@ class Compilation:
             **report_model(attempt, before),
             "rolled_back": dict(sorted(self.blame.reasons.items())),
             "disabled": sorted(self.options.disable),
-            "notes": [*self.remarks, *self.blame.notes()],
+            "notes": self.notes(),
             **self.tuning_report(),
             "versions": versions(),
             TIMES: {
@@ -508,6 +416,10 @@ class Compilation:
                 **({"tune": self.tuner.judge.report()} if self.tuner is not None else {}),
             },
         }
+
+    def notes(self) -> list[str]:
+        """Return what is to be said besides: what was amiss, and what was rolled back."""
+        return [*self.remarks, *filter(None, [self.store.trouble]), *self.blame.notes()]
 
     def tuning_report(self) -> dict[str, Any]:
         """Return the part of the report that says what tuning found; empty without."""

@@ -28,6 +28,10 @@ class Feeds:
     """Arrays by the names of inputs."""
     binding: Mapping[str, int]
     """Sizes of the dynamic dims."""
+    load_s: float = 0.0
+    """Seconds that loading took when they were tried out."""
+    run_s: float = 0.0
+    """Seconds of a warm run then."""
 
     def shapes(self) -> dict[str, str]:
         """Return element type and shape of each input as text: all that a time depends on."""
@@ -56,12 +60,11 @@ def choose_feeds(
     failure: Exception | None = None
     for _, probe in zip(range(_TRIES), _candidates(plan, inputs, dims or {}, seed), strict=False):
         try:
-            feeds = Feeds(probe.feeds, probe.binding)
-            instrument.try_out("the model", variant, feeds.values)
+            load_s, run_s = instrument.try_out("the model", variant, probe.feeds)
         except (WorkerError, CannotDraw) as error:
             failure = failure or error
             continue
-        return feeds
+        return Feeds(probe.feeds, probe.binding, load_s, run_s)
     if isinstance(failure, WorkerError):
         raise failure
     raise WorkerError("a model cannot be timed", kind="run", why=str(failure), hint="give inputs (--inputs data.npz)")

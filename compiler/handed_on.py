@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compiler.backend import bundle
 from compiler.backend.atomic import write_atomic
 from compiler.backend.digest import describe
 from compiler.backend.write import materialize
@@ -21,39 +20,33 @@ from compiler.result import Result
 from compiler.verify.certificate import versions
 
 if TYPE_CHECKING:
-
     from compiler.compilation import Compilation
 
 
 def hand_on(job: Compilation, why: UnsupportedError) -> Result:
-    """Return (and write) the original; raises ``ModelError`` when the runtime refuses it as well."""
+    """Return (and write) the original.
+
+    Raises ``ModelError`` when the runtime refuses it as well, or when it is not what was asked for: dims were to be
+    bound, or the target demands what only compiling would have given it.
+    """
     data, skeleton = _original(job, why)
+    _meets_demands(job, skeleton, why)
     moved = _take_in_weights(job, skeleton)
     checked = _runtime_loads(job, data, why) if job.options.verify else False
     settings = job.target.session_settings()
     report = _report(job, why, len(data), checked)
     if job.options.output is not None:
-        with job.destination() as place:
+        with job.output.place() as place:
             assert place is not None
-            job.write_manifest(place, _write(job, place, data, skeleton if moved else None), report)
-    return Result(
-        settings, report, path=job.options.output, make=lambda: materialize(skeleton.model, skeleton.table)
-    )
+            files = _write(job, place, data, skeleton if moved else None)
+            job.output.write_manifest(place, files, settings, report)
+    return Result(settings, report, path=job.options.output, make=lambda: materialize(skeleton.model, skeleton.table))
 
 
 def _write(job: Compilation, place: Path, data: Any, skeleton: Skeleton | None) -> dict[str, Any]:
-    output = job.options.output
-    assert output is not None
-    name = output.name if bundle.is_plain(output) else "model.onnx"
     if skeleton is not None:
-        return bundle.write_model(
-            place,
-            name,
-            skeleton.model,
-            skeleton.table,
-            external=job.options.external_data,
-            output=output if bundle.is_plain(output) else None,
-        )
+        return job.output.write(place, skeleton.model, skeleton.table)
+    name = job.output.name
     write_atomic(place / name, [data])
     return {name: describe(place / name)}
 
@@ -65,6 +58,30 @@ def _original(job: Compilation, why: UnsupportedError) -> tuple[Any, Skeleton]:
         raise why
     data = open_regular(path) if path is not None else source.SerializeToString(deterministic=True)  # type: ignore[union-attr]
     return data, read_skeleton(data, where=str(path or "model"))
+
+
+def _meets_demands(job: Compilation, skeleton: Skeleton, why: UnsupportedError) -> None:
+    """Raise ``ModelError`` unless the original is what the caller and the target ask for, as it is."""
+    model, target = skeleton.model, job.target
+    highest = target.runtime.opset.max
+    opset = max((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    stored = {t.name for t in model.graph.initializer}
+    given = [i for i in model.graph.input if i.name not in stored and i.type.HasField("tensor_type")]
+    still_open = [i.name for i in given if any(not d.HasField("dim_value") for d in i.type.tensor_type.shape.dim)]
+    if job.options.dims:
+        broken = "the original has not the sizes that --dim asks for"
+    elif highest is not None and opset > highest:
+        broken = f"the original has opset {opset}, and {target.name} takes at most {highest}"
+    elif target.constraints.static_shapes and still_open:
+        broken = f"the original has open dims (of {still_open[0]}), and {target.name} takes static shapes only"
+    else:
+        return
+    raise ModelError(
+        f"the model cannot be compiled, and would not do as it is: {broken}",
+        where=why.where,
+        why=why.why or why.what,
+        hint=why.hint or "change the model, or choose another target",
+    ) from why
 
 
 def _take_in_weights(job: Compilation, skeleton: Skeleton) -> bool:
@@ -116,7 +133,7 @@ def _report(job: Compilation, why: UnsupportedError, size: int, checked: bool) -
         "bytes_after": size,
         "passes": [],
         "rolled_back": dict(sorted(job.blame.reasons.items())),
-        "notes": [*job.blame.notes(), f"handed on unchanged: {reason}"],
+        "notes": [*job.notes(), f"handed on unchanged: {reason}"],
         "verification": {
             "status": "verified" if checked else "unverified",
             "why": "the file is the original, byte for byte" + (", and the runtime loads it" if checked else ""),

@@ -33,8 +33,8 @@ DEFAULT_PIPELINE = (
     "fixpoint{bound=8}(constant-conditions, fold, shape-chains, no-ops, raise-einsum, cancel, "
     "common-subexpressions, dead-code), "
     "fixpoint{bound=8}(normalize, raise, fold, shape-chains, no-ops, cancel, common-subexpressions, dead-code), "
-    "fold-batch-normalization, fold-scale, fold-pad, optimize, fold, cancel, "
-    "lower, expand, legalize, fold, shape-chains, no-ops, cancel, "
+    "fold-batch-normalization, fold-scale, fold-pad, hoist-rows, optimize, fold, cancel, "
+    "lower, stagger-rows, expand, legalize, fold, shape-chains, no-ops, cancel, "
     "share-constants, flush-denormals, common-subexpressions, dead-code"
 )
 """What runs when neither the target nor the user says otherwise."""
@@ -70,7 +70,7 @@ def known_passes() -> dict[str, type[Pass]]:
 def known_rules() -> dict[str, type[Rule]]:
     """Return every rule by its name, in order: those of the package ``passes``, and those of plugins.
 
-    Raises ``InputError`` as ``known_passes`` does, ``ParseError`` for a rule that is malformed.
+    Raises ``InputError`` as ``known_passes`` does, ``ParseError`` for a plugin's rule that is malformed.
     """
     found: dict[str, type[Rule]] = {}
     for cls in _discovered(_rules_in):
@@ -436,7 +436,7 @@ class Runner:
         except Exception as error:
             edit.rollback(model)
             record.error = str(error) if isinstance(error, AmpcError) else f"{type(error).__name__}: {error}"
-            if self.strict:
+            if self.strict or isinstance(error, ParseError):  # a malformed rule, which was read just now
                 raise
         record.changed = journal.changed and not record.error
         record.rewrites, record.refusals = (ctx.rewrites if record.changed else {}), ctx.refusals

@@ -23,10 +23,8 @@ def open_model(source: str | os.PathLike[str] | ModelProto) -> Model:
             from compiler.ir.parser import load_text
 
             return load_text(Path(source))
-    elif not hasattr(source, "SerializeToString"):
-        raise InputError(
-            f"a model cannot be made of {type(source).__name__}", hint="give a path or an onnx.ModelProto"
-        )
+    elif type(source).__name__ != "ModelProto":
+        raise InputError(f"a model cannot be made of {type(source).__name__}", hint="give a path or an onnx.ModelProto")
     return load_model(source)
 
 

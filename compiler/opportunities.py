@@ -17,7 +17,7 @@ from compiler import manager
 from compiler.analysis.opportunities import FUSED, Blocked, Opportunities, Rewriting, Statement, snapshot
 from compiler.analysis.work import default_binding
 from compiler.cost.model import Cost, CostModel
-from compiler.costing import cost_model, threads_of
+from compiler.costing import cost_model, fragments, threads_of
 from compiler.explaining import ExplainOptions, Questions
 from compiler.ir.edit import Journal
 from compiler.ir.graph import Model, Node
@@ -53,7 +53,9 @@ class Prices:
     def __init__(self, target: Target, model: Model, binding: Mapping[str, int]) -> None:
         """Take the cost model that compilations choose by, or where there is none the target's peak rates."""
         self.threads = threads_of(target)
-        found = cost_model(target, model, binding=binding)
+        found = cost_model(target, model, binding=binding, database=fragments(target))
+        self.chosen = found
+        """What lowering chooses by; ``None`` where it goes by the table of gains alone."""
         self.costs = found or CostModel(target, default_binding(model, binding), threads=self.threads)
         self.as_run = target.runtime.providers[0][0] == _KNOWN
         """Whether the runtime's own fusions are reckoned with."""
@@ -88,7 +90,7 @@ def find_opportunities(
     ledger = Ledger(prices)
     before = snapshot(model, ledger.us)
     sources = ledger.sources(model)
-    context = rule_context(target, model, select=select, listeners=[ledger.rewrote])
+    context = rule_context(target, model, select=select, listeners=[ledger.rewrote], cost=prices.chosen)
     asked = [cls for cls in manager.known_rules().values() if cls.stage in _ASKED]
     questions = Questions(
         model, context, plan(None, target=target), asked, ExplainOptions(), observers=[ledger], progress=progress

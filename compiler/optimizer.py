@@ -109,6 +109,9 @@ class OperatorOptimizer:
         target: OptimizationTarget | str | os.PathLike[str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, Mapping):
+            hint = 'give settings by name: {"cpu_threads": 4}'
+            raise InputError(f"settings cannot be made of {type(config).__name__}", hint=hint)
         self._model = model
         self._config = dict(config or {})
         self._target = guarded(lambda: _loaded(target, self._config))

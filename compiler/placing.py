@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.errors import InputError, ModelError, WorkerError
 from compiler.frontend.binding import named_dims, open_dims
+from compiler.islands import with_islands
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from compiler.analysis.placement import Placement
     from compiler.ir.graph import Model, Node
+    from compiler.measure.assignment import Assignment
     from compiler.result import Attempt
     from targets import Target
 
 CPU = "CPUExecutionProvider"
 RUN = "run on the device"
 NOT_RUN = "not run on the device"
+_OFFLOAD = "offload_graph_io_quantization"
+"""The option by which a provider leaves the boundary's QuantizeLinear and DequantizeLinear to the CPU."""
 _LEGALIZING = ("legalize-floats", "expand", "legalize")
 """Passes whose rewrites are there for the sake of the target."""
 
@@ -76,48 +80,93 @@ def placement_of(model: Model, target: Target, *, opset: int = 0) -> Placement:
     from targets import TargetError
 
     providers: list[tuple[str, Callable[[Node], str] | None]] = []
-    for name, _ in target.runtime.providers:
+    for name, options in target.runtime.providers:
         try:
             legality = Legality.of_provider(target, name, opset=opset or model.opsets.get("", 0))
-            providers.append((name, legality.why_not))
+            leaves = _boundary if str(options.get(_OFFLOAD, 0)) == "1" else None
+            providers.append((name, _both(leaves, legality.why_not) if leaves else legality.why_not))
         except TargetError:
             providers.append((name, None))
     return place(model, target.name, providers)
 
 
+def _both(first: Callable[[Node], str], second: Callable[[Node], str]) -> Callable[[Node], str]:
+    return lambda node: first(node) or second(node)
+
+
+def _boundary(node: Node) -> str:
+    """Say that a node quantizes what comes in or dequantizes what goes out, and that this was left to the CPU."""
+    value = node.inputs[0] if node.inputs else None
+    comes_in = node.op == "QuantizeLinear" and value is not None and value.is_input
+    goes_out = node.op == "DequantizeLinear" and node.outputs[0].is_output
+    return f"{_OFFLOAD} leaves it to the CPU" if comes_in or goes_out else ""
+
+
 def report_placement(
-    attempt: Attempt, target: Target, *, dims: Mapping[str, int], verified: bool, file: Callable[[], Path]
+    attempt: Attempt,
+    target: Target,
+    *,
+    dims: Mapping[str, int],
+    verified: bool,
+    file: Callable[[], Path],
+    required: bool = False,
 ) -> dict[str, Any]:
     """Return the part of the report that says where nodes go and whether that was seen on the device.
 
-    ``file`` gives the emitted model, which is opened when an accelerator is here to be asked.
+    ``file`` gives the emitted model, which is opened when an accelerator is here to be asked.  Raises ``InputError``
+    when that was required and the accelerator does not take the model.
     """
+    from targets.plugins import installed_plugins
+
     first = target.runtime.providers[0][0]
-    placement = placement_of(attempt.model, target, opset=_opset(attempt.proto))
+    placement = with_islands(placement_of(attempt.model, target, opset=_opset(attempt.proto)), attempt.model, target)
     device: dict[str, Any] = {"provider": first, "status": RUN}
     if first in missing_providers(target):
         device |= {"status": NOT_RUN, "why": f"{first} is not part of the installed onnxruntime"}
+    elif first in installed_plugins():
+        device |= {"status": NOT_RUN, "why": f"{first} is a plugin, which compiles the model; checks run on the CPU"}
     elif not verified:
         device |= {"status": NOT_RUN, "why": "nothing was run"}
-    elif first != CPU:
-        device |= _observed(placement, file(), target)
+    if first != CPU and (required or (verified and first not in missing_providers(target))):
+        device |= _observed(placement, file(), target, required=required)
     done = _done(attempt)
     found: dict[str, Any] = {"placement": placement.to_json() | {"done": done}, "device": device}
     return found | ({"dims": dict(sorted(dims.items()))} if dims else {})
 
 
-def _observed(placement: Placement, file: Path, target: Target) -> dict[str, Any]:
+def _observed(placement: Placement, file: Path, target: Target, *, required: bool) -> dict[str, Any]:
     """Return what the runtime really did with the nodes, and whether that is what was foretold."""
     from compiler.measure.assignment import read_assignment
 
+    first = target.runtime.providers[0][0]
     try:
         real = read_assignment(file, target.session_settings())
     except WorkerError as error:
-        return {"status": NOT_RUN, "why": error.why or error.what}
-    foretold = {share.provider: share.nodes for share in placement.shares}
-    elsewhere = [name for name in real.nodes if name not in foretold]
-    as_foretold = not elsewhere and set(real.nodes) == set(foretold)
-    return {"assignment": real.to_json(), "as_foretold": as_foretold}
+        return _not_taken(target, error.why or error.what, required=required)
+    foretold = {share.provider: share.partitions for share in placement.shares}
+    found = {"assignment": real.to_json(), "as_foretold": _as_foretold(real, foretold, target)}
+    if first in foretold and first not in real.nodes:
+        return found | _not_taken(target, f"{first} did not start, or took no node", required=required)
+    return found
+
+
+def _as_foretold(real: Assignment, foretold: Mapping[str, int], target: Target) -> bool:
+    """Whether the same providers have nodes, in as many partitions where the first one compiles them."""
+    first = target.runtime.providers[0][0]
+    partitions = real.partitions.get(first, 0) if target.constraints.compiles else foretold.get(first, 0)
+    return set(real.nodes) == set(foretold) and partitions == foretold.get(first, 0)
+
+
+def _not_taken(target: Target, why: str, *, required: bool) -> dict[str, Any]:
+    """Return the note that a device did not run a model; raise ``InputError`` when it was required to."""
+    if not required:
+        return {"status": NOT_RUN, "why": why}
+    raise InputError(
+        f"{target.runtime.providers[0][0]} does not take the model",
+        where=f"target {target.name}",
+        why=why,
+        hint="a device check was asked for; without it the result is written, marked as not run there",
+    )
 
 
 def _done(attempt: Attempt) -> dict[str, int]:

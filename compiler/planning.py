@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compiler import manager
-from compiler.costing import cost_model
+from compiler.costing import cost_model, fragments
 from compiler.errors import InputError, ParseError, UnknownNameError, nearest
 from compiler.frontend.bodies import FunctionBodies
 from compiler.manager import Fixpoint, Step
@@ -122,7 +122,7 @@ def rule_context(
 
     ``model`` says which opset is emitted.  ``left_out`` may name passes too; only its rules count here.
     ``listeners`` are told of each rewrite just before it happens.  ``cost`` is what lowering chooses by; by default
-    it is the cost model of the target as it is known here.
+    it is the cost model of the target as it is known here, with what was measured here.
     """
     highest = ceiling(model, target, newest=runtime_limits()[0])
     legality = Legality.of(target, opset=model.opsets.get("", 0), bodies=FunctionBodies(), highest=highest)
@@ -134,7 +134,7 @@ def rule_context(
         gains=measured_gains(legality.provider or target.runtime.providers[0][0]),
         legality=legality,
         on_rewrite=_to_all(listeners) if listeners else None,
-        cost=cost or cost_model(target, model),
+        cost=cost or cost_model(target, model, database=fragments(target)),
     )
 
 

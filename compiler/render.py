@@ -159,6 +159,10 @@ def _placed(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "placed", "; ".join(where)
     yield from _listed("", [f"{b['nodes']} {b['op']} left: {b['why']}" for b in placement.get("breaks", ())])
     yield "device", device["status"] + (f": {device['why']}" if "why" in device else "")
+    if "assignment" in device:
+        nodes = device["assignment"]["nodes"].items()
+        seen = ", ".join(f"{count} on {provider.removesuffix('ExecutionProvider')}" for provider, count in nodes)
+        yield "", f"the runtime placed {seen}: {'as foretold' if device['as_foretold'] else 'not as foretold'}"
 
 
 def _listed(label: str, items: Sequence[str]) -> Iterable[tuple[str, str]]:

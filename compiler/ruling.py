@@ -38,10 +38,12 @@ def pass_of(stage: str) -> str:
 def rules(*, stage: str | None = None) -> dict[str, Any]:
     """Return ``{"rules": [...], "stages": {...}}``, in the order of the stages; of one stage, if it is named.
 
-    Raises ``UnknownNameError`` for a stage that does not exist.
+    Raises ``UnknownNameError`` for a stage that does not exist, ``ParseError`` for a rule that is malformed.
     """
     if stage is not None and stage not in STAGES:
         raise UnknownNameError(f"there is no stage {stage!r}", hint=nearest(stage, [*STAGES]))
+    for cls in manager.known_rules().values():
+        cls.read()
     order = [*STAGES]
     known = sorted(manager.known_rules().values(), key=lambda cls: (order.index(cls.stage), cls.__name__))
     return {
@@ -61,6 +63,7 @@ def find_rule(name: str) -> type[Rule]:
 def describe_rule(name: str) -> dict[str, Any]:
     """Return all that a rule's class says; raises ``UnknownNameError``."""
     cls = find_rule(name)
+    cls.read()
     forms = (cls.before,) if isinstance(cls.before, str) else tuple(cls.before)
     return {
         **_summary(cls),

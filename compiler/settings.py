@@ -10,6 +10,7 @@ from compiler.errors import InputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from targets import Target
+    from targets.schema import Constraints, Opset
 
 _TOGGLES = {
     "enable_cuda": ("CUDAExecutionProvider", "gpu_cuda"),
@@ -19,8 +20,15 @@ _TOGGLES = {
     "enable_xnnpack": ("XnnpackExecutionProvider", "mobile_cpu"),
     "enable_webgpu": ("WebGpuExecutionProvider", "mobile_gpu"),
     "enable_qnn": ("QNNExecutionProvider", "npu"),
+    "enable_nnapi": ("NnapiExecutionProvider", "npu_nnapi"),
 }
-"""Keys that add an execution provider or take it away, and the target whose options it gets."""
+"""Keys that add an execution provider or take it away, and the target whose options and demands it brings."""
+
+_HOMES = dict(_TOGGLES.values()) | {"CPUExecutionProvider": "cpu"}
+"""Provider → the target that says what it demands of a model when it is the first."""
+
+_POOLS = {"XnnpackExecutionProvider": "intra_op_num_threads", "OpenVINOExecutionProvider": "num_of_threads"}
+"""Provider that computes on the processor with threads of its own → the option that counts them."""
 
 _DEVICES = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "DmlExecutionProvider", "MIGraphXExecutionProvider")
 """Providers whose option ``device_id`` says which of several GPUs is used."""
@@ -32,6 +40,9 @@ _HALF = {
     "QNNExecutionProvider": ("enable_htp_fp16_precision", "1", "0"),
 }
 """Provider → its option for computing in f16, and the values for yes and no."""
+
+MOST_THREADS = 4096
+"""Threads of a session at most: more is a slip, and ONNX Runtime would start them all."""
 
 CONFIG_KEYS = ("cpu_threads", "gpu_device_id", "enable_fp16", *_TOGGLES)
 """What ``config`` may override of a target."""
@@ -55,24 +66,46 @@ def load_target(name: str | Target) -> Target:
 def override(target: Target, config: Mapping[str, Any]) -> Target:
     """Return a target with some of its settings replaced; see ``CONFIG_KEYS``.
 
-    ``cpu_threads`` is the number of threads of the CPU provider, 0 for one per core.  ``gpu_device_id`` says which of
-    several GPUs is used, ``enable_fp16`` lets providers with a switch for it compute in f16.  ``enable_cuda`` and its
-    like put a provider before those that are slower, or take it away; the CPU provider always stays.  Raises
-    ``UnknownNameError`` for a key that does not exist, ``InputError`` for a value that it does not take.
+    ``cpu_threads`` is the number of threads that compute on the processor, 0 for one per core.  ``gpu_device_id`` says
+    which of several GPUs is used, ``enable_fp16`` lets providers with a switch for it compute in f16.  ``enable_cuda``
+    and its like put a provider before those that are slower, or take it away; the CPU provider always stays.  The
+    target then demands of a model what its first provider does, and runs on that provider's machine.  Providers come
+    first, whatever the order of the keys.  Raises ``UnknownNameError`` for a key that does not exist, ``InputError``
+    for a value that it does not take.
     """
-    for key, value in config.items():
+    for key in config:
         if key not in CONFIG_KEYS:
             raise UnknownNameError(f"there is no setting {key!r}", hint=nearest(str(key), list(CONFIG_KEYS)))
+    for key, value in sorted(config.items(), key=lambda item: item[0] not in _TOGGLES):
         target = _OVERRIDES[key](target, value) if key in _OVERRIDES else _with_provider(target, key, value)
     return target
 
 
 def _with_threads(target: Target, count: Any) -> Target:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-        raise InputError("'cpu_threads' is not a number of threads", why=f"it is {count!r}", hint="0 is one per core")
-    session = target.runtime.session | {"intra_op_num_threads": count}
-    machine = dataclasses.replace(target.machine, cores=count or target.machine.cores)
-    return dataclasses.replace(target, machine=machine, runtime=dataclasses.replace(target.runtime, session=session))
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_THREADS:
+        hint = f"0 is one per core, {MOST_THREADS} the most"
+        raise InputError("'cpu_threads' is not a number of threads", why=f"it is {count!r}", hint=hint)
+    first = target.runtime.providers[0][0]
+    if not _on_processor(target):
+        return _with_session(target, {"intra_op_num_threads": count})
+    target = dataclasses.replace(
+        target, machine=dataclasses.replace(target.machine, cores=count or target.machine.cores)
+    )
+    if first in _POOLS:
+        target = _with_options(target, {first: {_POOLS[first]: str(target.machine.cores)}})
+    if first == "XnnpackExecutionProvider":  # its pool computes, and ONNX Runtime's would fight it for the cores
+        return target
+    return _with_session(target, {"intra_op_num_threads": count})
+
+
+def _on_processor(target: Target) -> bool:
+    """Return whether the target's machine is a processor: its speed grows with its cores."""
+    return any(rate.per_core for rate in target.machine.flops.values())
+
+
+def _with_session(target: Target, entries: Mapping[str, str | int | bool]) -> Target:
+    runtime = dataclasses.replace(target.runtime, session={**target.runtime.session, **entries})
+    return dataclasses.replace(target, runtime=runtime)
 
 
 def _on_device(target: Target, number: Any) -> Target:
@@ -105,7 +138,61 @@ def _with_provider(target: Target, key: str, wanted: Any) -> Target:
         found.pop(provider, None)
     found.setdefault("CPUExecutionProvider", {})
     providers = tuple(sorted(found.items(), key=lambda item: PROVIDERS.index(item[0])))
-    return dataclasses.replace(target, runtime=dataclasses.replace(target.runtime, providers=providers))
+    changed = dataclasses.replace(target, runtime=dataclasses.replace(target.runtime, providers=providers))
+    first = providers[0][0]
+    if first == target.runtime.providers[0][0] or first not in _HOMES:
+        return changed
+    return _led_by(changed, load_target(_HOMES[first]), added=wanted)
+
+
+def _led_by(target: Target, home: Target, *, added: bool) -> Target:
+    """Return a target that demands what ``home`` does, whose first provider it has got.
+
+    A provider that was ``added`` comes on top: the target's own demands stay, such as those of a user's file.  When the
+    first was taken away they were its, and go with it.  A processor stays the one that it is.
+    """
+    own = target.runtime
+    runtime = dataclasses.replace(
+        own,
+        session=own.session | home.runtime.session,
+        opset=_narrower(own.opset, home.runtime.opset) if added else home.runtime.opset,
+    )
+    same = _on_processor(target) and _on_processor(home)
+    return dataclasses.replace(
+        target,
+        machine=target.machine if same else home.machine,
+        detected=target.detected and same,
+        numerics=home.numerics,
+        constraints=_stricter(target.constraints, home.constraints) if added else home.constraints,
+        runtime=runtime,
+    )
+
+
+def _stricter(one: Constraints, other: Constraints) -> Constraints:
+    """Return what both demand."""
+    contribs = [c.contrib for c in (one, other) if c.contrib is not None]
+    return dataclasses.replace(
+        one,
+        compiles=one.compiles or other.compiles,
+        contrib=tuple(op for op in contribs[0] if op in contribs[-1]) if contribs else None,
+        lacks=tuple(dict.fromkeys(one.lacks + other.lacks)),
+        static_shapes=one.static_shapes or other.static_shapes,
+        max_rank=min((c.max_rank for c in (one, other) if c.max_rank is not None), default=None),
+        constant_weights=tuple(dict.fromkeys(one.constant_weights + other.constant_weights)),
+        empty_tensors=one.empty_tensors and other.empty_tensors,
+        narrow_int64=one.narrow_int64 or other.narrow_int64,
+    )
+
+
+def _narrower(one: Opset, other: Opset) -> Opset:
+    """Return the opsets that both allow."""
+    least = max((o.min for o in (one, other) if o.min is not None), default=None)
+    most = min((o.max for o in (one, other) if o.max is not None), default=None)
+    if least is not None and most is not None and least > most:
+        raise InputError("no opset suits all providers", why=f"one asks for {least} at least, one for {most} at most")
+    asked = (o.prefer for o in (one, other) if o.prefer is not None)
+    prefer = next((p for p in asked if (least or p) <= p <= (most or p)), None)
+    return dataclasses.replace(one, min=least, max=most, prefer=prefer)
 
 
 _OVERRIDES = {"cpu_threads": _with_threads, "gpu_device_id": _on_device, "enable_fp16": _in_half}

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from compiler.errors import WorkerError
-from compiler.measure.comparisons import Comparison, Comparisons, comparison_key
+from compiler.measure.comparisons import Comparison, Comparisons
 from compiler.measure.instrument import Instrument, Variant
 
 
@@ -31,6 +31,8 @@ class Judge:
     """The budget; 0 to go by what is known."""
     environment: Mapping[str, Any]
     """What all times depend on: versions, processor, threads."""
+    reserve: float = 0.0
+    """Seconds that are kept for the last comparison."""
     spent: float = 0.0
     """Seconds of the budget that are gone."""
     measured: int = 0
@@ -45,8 +47,9 @@ class Judge:
     """Why variants could not be timed."""
 
     def left(self, share: float = 1.0) -> float:
-        """Return the seconds that are left of a share of the budget."""
-        return share * self.seconds - self.spent
+        """Return the seconds that are left of a share of the budget, less the reserve but for the whole budget."""
+        end = self.seconds if share >= 1 else min(share * self.seconds, self.seconds - self.reserve)
+        return end - self.spent
 
     @contextmanager
     def spending(self) -> Iterator[None]:
@@ -57,6 +60,12 @@ class Judge:
         finally:
             self.spent += time.perf_counter() - start
 
+    def known(self, key: str) -> Comparison | None:
+        """Return what was measured before, and count it."""
+        found = self.store.get(key)
+        self.reused += found is not None
+        return found
+
     def compare(
         self,
         what: str,
@@ -64,7 +73,7 @@ class Judge:
         after: Variant,
         feeds: Mapping[str, Any],
         *,
-        identity: Sequence[Any],
+        key: str,
         seconds: float,
         least_s: float,
         share: float = 1.0,
@@ -73,15 +82,12 @@ class Judge:
     ) -> Comparison | None:
         """Return how many times as fast ``after`` is, ``None`` where that cannot be told.
 
-        ``identity`` says, as JSON values, what is compared; settings and the environment are added to it.  ``seconds``
-        is how long to measure, ``least_s`` what one variant takes in one sitting at least, by which it is known what
-        cannot be done in time.  ``share`` is the share of the budget that may be spent when this ends.
+        ``key`` stands for all that the result depends on, ``what`` tells people.  ``seconds`` is how long to measure,
+        ``least_s`` what one variant takes in one sitting at least, by which it is known what cannot be done in time.
+        ``share`` is the share of the budget that may be spent when this ends.
         """
-        settings = [dict(v.settings) for v in (before, after)]
-        key = comparison_key(what, identity=list(identity), settings=settings, **self.environment)
-        known = self.store.get(key)
+        known = self.known(key)
         if known is not None:
-            self.reused += 1
             return known
         least_s *= 2 * sittings
         seconds = min(max(seconds, least_s), self.left(share))
@@ -93,9 +99,8 @@ class Judge:
         if found is None:
             self.undecided += 1
             return None
-        self.store.put(key, what, found)
         self.measured += 1
-        return found
+        return self.store.put(key, what, found, replace=False)
 
     def _measure(
         self, before: Variant, after: Variant, feeds: Mapping[str, Any], seconds: float, sittings: int, bound: bool
@@ -125,8 +130,8 @@ class Judge:
         }
 
 
-def environment(threads: int | None, providers: Sequence[Any]) -> dict[str, Any]:
-    """Return what times depend on besides the models: the runtime, the processor, threads and processors."""
+def environment(threads: int | None) -> dict[str, Any]:
+    """Return what times depend on besides models and settings: the runtime, the processor, threads and processors."""
     from compiler.cost.calibration import processor_name
     from compiler.verify.certificate import versions
 
@@ -136,5 +141,4 @@ def environment(threads: int | None, providers: Sequence[Any]) -> dict[str, Any]
         "processor": processor_name(),
         "processors": processors,
         "threads": threads,
-        "providers": list(providers),
     }

@@ -56,7 +56,7 @@ class Fold(Pass):
     """
 
     budget: str = "16MiB"
-    growth: str = "64KiB"
+    growth: str = "1MiB"
 
     def __post_init__(self) -> None:
         """Refuse options that are no sizes, before anything runs."""

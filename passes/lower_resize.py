@@ -118,11 +118,7 @@ class _ResizeByProducts(Rule):
         """Refuse coordinates that read a region, and scales that are not known."""
         if m.attr("coordinates") not in _COORDINATES:
             return f"the coordinates are {m.attr('coordinates')}"
-        return "the scales are not known, or not two axes are resized" if _scales(m) is None else self.worth(m)
-
-    def worth(self, m: Match) -> str | None:
-        """Return why products are no faster."""
-        raise NotImplementedError
+        return "the scales are not known, or not two axes are resized" if _scales(m) is None else None
 
     def constants(self, m: Match) -> dict[str, Any]:
         """The weights along the rows, and those along the columns, transposed."""

@@ -64,9 +64,9 @@ def _with_options(runtime: Runtime) -> Runtime:
 
 
 def read_toml(file: Traversable) -> dict[str, Any]:
-    """Read a TOML file; raise ``TargetError`` when it cannot be read or is not TOML."""
+    """Read a TOML file, with or without a byte order mark; raise ``TargetError`` when it is not one."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TargetError(f"cannot be read ({error.strerror or error})", file=file) from error
     except UnicodeDecodeError as error:
@@ -174,6 +174,9 @@ class _Check:
         for name, options in target.runtime.options.items():
             path = ("runtime", "options", name)
             check_provider(name, file=self.origin(path), key=dotted(path))
+            if name not in names and self.origin(path) == self.file:
+                hint = f"its providers are {', '.join(names)}"
+                self._fail(path, f"the target does not use {name}", hint=hint)
             self._options(path, name, options)
 
     def _options(self, path: Path, provider: str, options: dict[str, Any]) -> None:
@@ -198,9 +201,11 @@ class _Check:
         """Check that some provider is known to run an operator; one of another domain says which."""
         prefix, _, op = name.rpartition("::")
         known = known_operators()
-        if (prefix or domain, op) in known:
+        if (prefix or domain, op) in known and not (domain and prefix):
             return
         near = nearest(op, [other for other_domain, other in known if other_domain == (prefix or domain)])
+        if near and prefix and not domain:
+            near = f"{prefix}::{near}"
         why = f"there is no operator {name!r}" + (f" in {domain}" if domain else "")
         raise TargetError(why, file=self.origin(path), key=dotted(path), nearest=near)
 

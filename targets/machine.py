@@ -28,6 +28,16 @@ _ISA = re.compile(r"sse4_[12]|avx.*|fma|f16c|amx_.*|asimd(hp|dp|fhm)?|i8mm|bf16|
 _APPLE_X86 = {"avx1.0": "avx", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "avx512vnni": "avx512_vnni"}
 """Extensions that macOS spells differently on Intel processors."""
 
+_NUMPY = {
+    "SSE41": "sse4_1",
+    "SSE42": "sse4_2",
+    "FMA3": "fma",
+    "AVX512VNNI": "avx512_vnni",
+    "AVX512BF16": "avx512_bf16",
+    "AVX512FP16": "avx512_fp16",
+}
+"""Extensions that numpy spells differently, apart from capitals."""
+
 _APPLE_ARM = {
     "FEAT_FP16": "asimdhp",
     "FEAT_DotProd": "asimddp",
@@ -165,13 +175,13 @@ def _count(facts: Mapping[str, str], key: str) -> int:
 
 
 def _elsewhere(arch: str) -> ThisMachine:
-    """Ask ``psutil`` and ``py-cpuinfo``, where they are installed; this is the way on Windows."""
+    """Ask ``psutil`` and numpy, which reads the processor itself; this is the way on Windows."""
     psutil: Any = _optional("psutil")
     threads = os.cpu_count() or 1
     cores = (psutil.cpu_count(logical=False) if psutil else None) or threads
     return ThisMachine(
         arch=arch,
-        isa=_isa(_cpuid_flags()),
+        isa=_isa(_numpy_flags()),
         cores=cores,
         installed=cores,
         threads=threads,
@@ -188,10 +198,7 @@ def _optional(name: str) -> Any:
         return None
 
 
-def _cpuid_flags() -> list[str]:
-    """Ask ``py-cpuinfo``, which is slow, and does without where it cannot read the processor."""
-    cpuinfo: Any = _optional("cpuinfo")
-    try:
-        return list(cpuinfo.get_cpu_info().get("flags", [])) if cpuinfo else []
-    except Exception:  # it runs whatever tools the system has and lets all their failures through
-        return []
+def _numpy_flags() -> list[str]:
+    """Return the extensions by which numpy chooses its own kernels; nothing where it does not tell them."""
+    found: Mapping[str, bool] = getattr(_optional("numpy._core._multiarray_umath"), "__cpu_features__", {})
+    return [_NUMPY.get(name, name.lower()) for name, here in found.items() if here]

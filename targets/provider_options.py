@@ -96,12 +96,16 @@ _HTP_MODES = """
     extreme_power_saver sustained_high_performance
 """
 
+_CACHE_MODES = ("disabled", "lazyRelease", "simple", "bucket")
+
 VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("CUDAExecutionProvider", "arena_extend_strategy"): ("kNextPowerOfTwo", "kSameAsRequested"),
     ("CUDAExecutionProvider", "cudnn_conv_algo_search"): ("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
     ("CoreMLExecutionProvider", "ModelFormat"): ("NeuralNetwork", "MLProgram"),
     ("CoreMLExecutionProvider", "MLComputeUnits"): ("ALL", "CPUAndNeuralEngine", "CPUAndGPU", "CPUOnly"),
     ("CoreMLExecutionProvider", "SpecializationStrategy"): ("Default", "FastPrediction"),
+    ("DmlExecutionProvider", "device_filter"): ("gpu", "npu", "any"),
+    ("DmlExecutionProvider", "performance_preference"): ("default", "high_performance", "minimum_power"),
     ("OpenVINOExecutionProvider", "precision"): ("FP32", "FP16", "ACCURACY"),
     ("OpenVINOExecutionProvider", "model_priority"): ("LOW", "MEDIUM", "HIGH", "DEFAULT"),
     ("QNNExecutionProvider", "backend_type"): ("cpu", "gpu", "htp", "saver", "ir"),
@@ -110,6 +114,11 @@ VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     ("QNNExecutionProvider", "profiling_level"): ("off", "basic", "detailed", "optrace"),
     ("QNNExecutionProvider", "qnn_context_priority"): ("low", "normal", "normal_high", "high"),
     ("WebGpuExecutionProvider", "dawnBackendType"): ("D3D12", "Vulkan"),
+    ("WebGpuExecutionProvider", "defaultBufferCacheMode"): _CACHE_MODES,
+    ("WebGpuExecutionProvider", "kvCacheQuantizationBits"): ("0", "4"),
+    ("WebGpuExecutionProvider", "queryResolveBufferCacheMode"): _CACHE_MODES,
+    ("WebGpuExecutionProvider", "storageBufferCacheMode"): _CACHE_MODES,
+    ("WebGpuExecutionProvider", "uniformBufferCacheMode"): _CACHE_MODES,
     ("WebGpuExecutionProvider", "powerPreference"): ("high-performance", "low-power"),
     ("WebGpuExecutionProvider", "preferredLayout"): ("NHWC", "NCHW"),
     ("WebGpuExecutionProvider", "validationMode"): ("disabled", "wgpuOnly", "basic", "full"),

@@ -46,6 +46,8 @@ class Machine:
     """Main (or device) memory; absent when unknown."""
     bandwidth: Bandwidth
     """Memory bandwidth that all cores together reach on large tensors."""
+    transfer: Bandwidth | None = None
+    """Bandwidth of copies between the memories of host and device; absent where they share one."""
     launch: Duration
     """Fixed cost of running one node, whatever its size."""
     flops: dict[DType, Throughput]

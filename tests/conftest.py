@@ -38,9 +38,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="sample",
         help="sample: what fits into a few minutes (default); full: every case, in every variant",
     )
-    parser.addoption(
-        "--bless", action="store_true", help="write anew what golden cases expect; read the difference"
-    )
+    parser.addoption("--bless", action="store_true", help="write anew what golden cases expect; read the difference")
+
+
+@pytest.fixture(autouse=True)
+def no_measurements(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let no test see what was measured on this machine or by another test, or add to it."""
+    place = tmp_path_factory.getbasetemp() / "measured" / f"{abs(hash(request.node.nodeid))}.sqlite"
+    monkeypatch.setattr("compiler.cost.database.default_path", lambda: place)
 
 
 @pytest.fixture(scope="session")

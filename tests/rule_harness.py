@@ -30,6 +30,7 @@ from tests.rule_harness_batch import (
     RuleRaises,
     Tally,
     assemble,
+    is_lack,
     part_of,
     run_batch,
     taken_apart,
@@ -140,7 +141,7 @@ class Harness:
             outputs = instance.names
             before = self.runtime.run(part_of(batch.before, outputs), instance.feeds)
             if isinstance(before, WorkerError):
-                self._note(instance, before, tally, always="NOT_IMPLEMENTED" in str(before.why))
+                self._note(instance, before, tally, always=is_lack(str(before.why)))
                 continue
             after = self.runtime.run(part_of(batch.runnable, outputs), instance.feeds)
             if isinstance(after, WorkerError):

@@ -240,12 +240,6 @@ class Tally:
         """Count an instance that proves nothing."""
         self.unrunnable[reason] = self.unrunnable.get(reason, 0) + 1
 
-    def without_kernel(self) -> str:
-        """Return the reason when all that was rewritten has operators that the runtime was built without."""
-        lacking = {reason: n for reason, n in self.unrunnable.items() if _is_lack(reason)}
-        enough = self.fired and not self.checked and sum(lacking.values()) >= 0.9 * self.fired
-        return next(iter(lacking)) if enough else ""
-
     def __str__(self) -> str:
         """Say it in a few lines, the most frequent reasons only."""
         tried = self.drawn + sum(self.undrawable.values())
@@ -256,5 +250,6 @@ class Tally:
         return "\n".join(lines)
 
 
-def _is_lack(reason: str) -> bool:
+def is_lack(reason: str) -> bool:
+    """Return whether the runtime's reason is that it was built without something."""
     return "not implemented" in reason.lower().replace("_", " ")

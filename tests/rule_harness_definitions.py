@@ -1,5 +1,7 @@
 """Operators of ONNX Runtime that have no kernel on the CPU, as its documentation defines them, for the reference.
 
+Of ``MultiHeadAttention`` it is the packed forms, and the form with three rows of heads, to which they are held.
+
 They are what rules that define these operators by others are held to: written a second time, in numpy and float64.
 ``GroupNormalization`` is here too, since its body in the standard takes the difference of two large numbers for a
 variance.  Source: ONNX Runtime, ``docs/ContribOperators.md``.
@@ -26,6 +28,22 @@ class BiasAdd(OpRun):
 
     def _run(self, x: Array, bias: Array, skip: Array) -> tuple[Array]:
         return (x + bias + skip,)
+
+
+class BiasSoftmax(OpRun):
+    """The softmax of a sum, over the axes from one on; the bias broadcasts by itself."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Array, bias: Array, **_: Any) -> tuple[Array]:
+        axes = tuple(range(given(self).get("axis", 1) % x.ndim, x.ndim))
+        return (_softmax(x.astype(np.float64) + bias, axes).astype(x.dtype),)
+
+
+def _softmax(x: Array, axes: tuple[int, ...]) -> Array:
+    powers = np.exp(x - x.max(axis=axes, keepdims=True))
+    shares: Array = powers / powers.sum(axis=axes, keepdims=True)
+    return shares
 
 
 class BiasSplitGelu(OpRun):
@@ -84,10 +102,48 @@ class SkipGroupNorm(OpRun):
         return (_group_norm(total, scale, bias, given(self)), total)[: len(self.output)]
 
 
+class MultiHeadAttention(OpRun):
+    """Attention by heads, with queries, keys and values in one operand, keys and values in one, or each in its own."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, query: Array, key: Any = None, value: Any = None, *rest: Any, **_: Any) -> tuple[Array]:
+        found = given(self)
+        if len(self.output) > 1 or any(r is not None for r in rest[3:]):
+            raise NotImplementedError("with a cache")
+        q, k, v = (x.astype(np.float64) for x in _unpacked(query, key, value))
+        bias, mask, added = (*rest, None, None, None)[:3]
+        if bias is not None:
+            q, k, v = (x + b for x, b in zip((q, k, v), np.split(bias, [q.shape[2], 2 * q.shape[2]]), strict=True))
+        q, k, v = (x.reshape(*x.shape[:2], found["num_heads"], -1).swapaxes(1, 2) for x in (q, k, v))
+        scores = q @ k.swapaxes(2, 3) * (found.get("scale", 0.0) or 1 / math.sqrt(q.shape[3]))
+        if mask is not None:
+            if mask.shape != (k.shape[0], k.shape[2]):
+                raise NotImplementedError("with lengths, or a mask for each query")
+            scores = scores + np.where(mask > 0, 0.0, found.get("mask_filter_value", -10000.0))[:, None, None, :]
+        if added is not None:
+            scores = scores + added
+        if found.get("unidirectional", 0):
+            scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, np.finfo(np.float32).min)
+        rows = (_softmax(scores, (3,)) @ v).swapaxes(1, 2)
+        return (rows.reshape(*rows.shape[:2], -1).astype(query.dtype),)
+
+
+def _unpacked(query: Array, key: Any, value: Any) -> tuple[Array, Array, Array]:
+    """Return queries, keys and values with their heads side by side."""
+    packed = query if key is None else key if key.ndim == 5 else None
+    apart = [] if packed is None else list(np.moveaxis(packed, 3, 0))
+    parts = [part.reshape(*part.shape[:2], -1) for part in apart]
+    if key is not None and packed is None and key.ndim != 3:
+        raise NotImplementedError("with heads apart")
+    q, k, v = (*parts, query, key, value)[:3] if len(parts) == 3 else (query, *(parts or (key, value)))
+    return q, k, v
+
+
 def given(op: OpRun) -> dict[str, Any]:
     """Return the attributes that a node sets."""
     return {a.name: onnx.helper.get_attribute_value(a) for a in op.onnx_node.attribute}
 
 
-DEFINITIONS = (BiasAdd, BiasSplitGelu, GroupNorm, GroupNormalization, SkipGroupNorm)
+DEFINITIONS = (BiasAdd, BiasSoftmax, BiasSplitGelu, GroupNorm, GroupNormalization, MultiHeadAttention, SkipGroupNorm)
 """All of them."""

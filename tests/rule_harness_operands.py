@@ -90,9 +90,7 @@ def _reshape_target(site: Site, data: Shape) -> Shape:
     written = site.written()
     if written is None or written.dims is None:
         sizes = site.draft.sizes(data)
-        return site.choices.pick(
-            ((math.prod(sizes),), (*sizes, 1), (1, *sizes), _merged(sizes), sizes)
-        )
+        return site.choices.pick(((math.prod(sizes),), (*sizes, 1), (1, *sizes), _merged(sizes), sizes))
     open_names = [n for d in written.dims if isinstance(d, Expr) and d.is_symbol for n in d.symbols()]
     open_names = [n for n in dict.fromkeys(open_names) if n not in site.draft.env.dims]
     runs = [d for d in written.dims if isinstance(d, Run) and d.name not in site.draft.env.runs]
@@ -281,12 +279,24 @@ def _resized(site: Site, index: int) -> Value | None:
     factors = [1 if k < 2 else site.choices.pick((2, 1, 3)) for k in range(len(data))]
     if index == 2:
         return site.draft.constant(np.asarray(factors, np.float32), DType.F32, "scales")
-    return shape_value(site.draft, [d * f for d, f in zip(data, factors, strict=True)])
+    sizes = [d * f for d, f in zip(data, factors, strict=True)]
+    odd = [isinstance(d, int) and f > 1 and site.choices.chance(10) for d, f in zip(sizes, factors, strict=True)]
+    return shape_value(site.draft, [d + 1 if o else d for d, o in zip(sizes, odd, strict=True)])
 
 
 def _filled(site: Site, index: int) -> Value:
     demanded = site.demand()
     return shape_value(site.draft, site.random_shape() if demanded is None else demanded)
+
+
+def _end(site: Site, index: int) -> Value:
+    """Make where a range of integers ends that counts from zero: how many there are."""
+    target = site.demand()
+    if target is None:
+        return site.draft.constant(np.asarray(site.choices.below(6)), DType.I64, "end")
+    if is_static(target):
+        return site.draft.constant(np.asarray(target[0]), DType.I64, "end")
+    return site.draft.apply("Squeeze", [shape_value(site.draft, target)], {}, "end")
 
 
 _MAKERS: dict[tuple[str, int], Made] = {
@@ -307,6 +317,7 @@ _MAKERS: dict[tuple[str, int], Made] = {
     ("CumSum", 1): _one_axis,
     ("TopK", 1): _count,
     ("ConstantOfShape", 0): _filled,
+    ("Range", 1): _end,
     ("Resize", 1): _resized,
     ("Resize", 2): _resized,
     ("Resize", 3): _resized,

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "compiler.operators": ("compiler.ir",),
     "compiler.analysis": (*KNOWLEDGE, "compiler.cost", "compiler.operators"),
     "compiler.cost": KNOWLEDGE,
-    "compiler.measure": (*KNOWLEDGE, "compiler.backend"),  # it opens what was compiled, as it is deployed
+    "compiler.measure": (*KNOWLEDGE, "compiler.backend", "compiler.cost"),  # it opens bundles, and keeps what it finds
     "compiler.rewrite": (*KNOWLEDGE, "compiler.analysis", "compiler.cost"),
     "compiler.frontend": KNOWLEDGE,
     "compiler.backend": KNOWLEDGE,

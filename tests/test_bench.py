@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from compiler import InputError, Variant, bench_models, compile_model
 from tests.test_measure import network
 from tools import bench
-from tools.timing_tables import WIDTH
+from tools.timing_tables import VERDICTS, WIDTH, ratio_table
 
 
 @pytest.fixture
@@ -104,13 +105,57 @@ def test_inputs_may_be_given_or_drawn(model: Path, tmp_path: Path) -> None:
         bench_models(variants, inputs={"z": np.ones(3, np.float32)})
 
 
+def test_models_that_take_different_inputs_are_refused(tmp_path: Path) -> None:
+    """Before anything is timed it is said which inputs differ: their names, or sizes that no input can have both."""
+    paths = [tmp_path / f"{i}.onnx" for i in range(3)]
+    protos = [network(), network(), network()]
+    protos[1].graph.input[0].name = protos[1].graph.node[0].input[0] = "z"
+    protos[2].graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    for path, proto in zip(paths, protos, strict=True):
+        onnx.save(proto, path)
+    first, renamed, fixed = (Variant(str(path)) for path in paths)
+    with pytest.raises(InputError, match="different inputs") as caught:
+        bench_models({"a": first, "b": renamed}, seconds=0.001)
+    assert "'x'" in caught.value.why and "'z'" in caught.value.why
+    with pytest.raises(InputError, match="different sizes"):
+        bench_models({"a": first, "b": fixed}, dims={"N": 4}, seconds=0.001)
+
+
+def test_sizes_that_one_variant_fixes_are_those_of_all(tmp_path: Path, model: Path) -> None:
+    """A model with a dynamic dim and one with a size there are timed on that size, without being told."""
+    proto = onnx.load(model)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(proto, tmp_path / "fixed.onnx")
+    found = bench_models(
+        {"open": Variant(str(model)), "fixed": Variant(str(tmp_path / "fixed.onnx"))},
+        seconds=0.001,
+        threads=1,
+        keep=False,
+    )
+    assert found["fixed"].runs
+
+
+def test_verdicts_are_shown_whole(model: Path) -> None:
+    """What is said of a ratio is never cut off."""
+    variants = {name: Variant(str(model)) for name in ("first", "A-name-x")}
+    timings = bench_models(variants, seconds=0.001, threads=1, keep=False)
+    for word, said in VERDICTS.items():
+        shown = {name: dataclasses.replace(timing, verdict=word) for name, timing in timings.items()}
+        text = io.StringIO()
+        Console(file=text, width=WIDTH).print(ratio_table(shown))
+        assert set(said.split()) <= set(text.getvalue().split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["/nowhere.onnx"], 2, "nowhere"),
         (["{model}", "--dim", "N"], 2, "--dim"),
-        (["{model}", "--settings", "no_such_field=1"], 1, "no_such_field"),
-        (["{model}", "--settings", "provider=NoSuch"], 1, "NoSuch"),
+        (["{model}", "--settings", "no_such_field=1"], 2, "no_such_field"),
+        (["{model}", "--settings", "intra_op_num_threads=many"], 2, "many"),
+        (["{model}", "--settings", "session.set_denormal_as_zer=1"], 2, "did you mean 'session.set_denormal_as_zero'"),
+        (["{model}", "--settings", "provider=NoSuch"], 2, "NoSuch"),
+        (["{model}", "--settings", "provider=ACLExecutionProvider"], 2, "not part of the installed onnxruntime"),
         (["{model}", "--inputs", "/nowhere.npz"], 2, "nowhere"),
     ],
 )

@@ -19,6 +19,7 @@ from compiler.cost.database import Circumstances, Database, canonical_text
 from compiler.cost.kinds import Kind, kind_of
 from compiler.cost.model import CostModel
 from compiler.cost.regions import label_regions
+from compiler.cost.store import Store
 from compiler.cost.work import Sizes
 from compiler.errors import InputError
 from compiler.ir.graph import Model, Node
@@ -152,7 +153,8 @@ def test_sources_from_best_to_worst(tmp_path: Path) -> None:
     nodes = nodes_of("%x: f32[64]", "%y = Relu(%x)")
     target = load_target("cpu_avx512")
     points = calibrated(**{"Relu:f32": (Point(64.0, 3.0, (6.0,)),)})
-    with Database(tmp_path / "d.sqlite", HERE, write=True) as database:
+    with Store(tmp_path / "d.sqlite", write=True) as store:
+        database = Database(store, HERE)
         assert CostModel(target, {}).cost(nodes[0]).source == "analytic"
         assert CostModel(target, {}, calibration=points, database=database).cost(nodes[0]).source == "calibrated"
         database.put(nodes, Sizes({}), us=7.0, low=6.0, high=8.0, runs=10)
@@ -222,24 +224,25 @@ def test_the_key_forgets_the_order_of_nodes() -> None:
 def test_circumstances_are_part_of_the_key(tmp_path: Path) -> None:
     """What was measured with one thread says nothing of two."""
     nodes, path = nodes_of("%x: f32[2]", "%y = Abs(%x)"), tmp_path / "d.sqlite"
-    with Database(path, HERE, write=True) as database:
-        database.put(nodes, Sizes({}), us=1.0, low=1.0, high=1.0, runs=9)
-    with Database(path, HERE) as same, Database(path, Circumstances("1 build", "processor", 2)) as other:
-        assert same.find(nodes, Sizes({})) is not None
-        assert other.find(nodes, Sizes({})) is None
+    with Store(path, write=True) as store:
+        Database(store, HERE).put(nodes, Sizes({}), us=1.0, low=1.0, high=1.0, runs=9)
+    with Store(path) as store:
+        assert Database(store, HERE).find(nodes, Sizes({})) is not None
+        assert Database(store, Circumstances("1 build", "processor", 2)).find(nodes, Sizes({})) is None
 
 
 def test_reading_makes_no_file_and_writing_is_refused(tmp_path: Path) -> None:
     """A reader goes without a database that is not there, and never changes one."""
     nodes = nodes_of("%x: f32[2]", "%y = Abs(%x)")
-    with Database(tmp_path / "none.sqlite", HERE) as database:
+    with Store(tmp_path / "none.sqlite") as store:
+        database = Database(store, HERE)
         assert database.find(nodes, Sizes({})) is None
         with pytest.raises(InputError, match="for reading"):
             database.put(nodes, Sizes({}), us=1.0, low=1.0, high=1.0, runs=9)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "bad.sqlite").write_bytes(b"this is no database, whatever its name says" * 40)
     with pytest.raises(InputError, match="cannot be used"):
-        Database(tmp_path / "bad.sqlite", HERE, write=True)
+        Store(tmp_path / "bad.sqlite", write=True)
 
 
 def test_several_writers_lose_nothing(tmp_path: Path) -> None:
@@ -248,17 +251,17 @@ def test_several_writers_lose_nothing(tmp_path: Path) -> None:
     made = [nodes_of(f"%x: f32[{n}]", "%y = Abs(%x)") for n in range(1, 33)]
 
     def write(part: int) -> None:
-        with Database(path, HERE, write=True) as database:
+        with Store(path, write=True) as store:
             for nodes in made[part::4]:
-                database.put(nodes, Sizes({}), us=1.0, low=1.0, high=1.0, runs=9)
+                Database(store, HERE).put(nodes, Sizes({}), us=1.0, low=1.0, high=1.0, runs=9)
 
     writers = [threading.Thread(target=write, args=(k,)) for k in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    with Database(path, HERE) as database:
-        assert all(database.find(nodes, Sizes({})) is not None for nodes in made)
+    with Store(path) as store:
+        assert all(Database(store, HERE).find(nodes, Sizes({})) is not None for nodes in made)
 
 
 # Regions -----------------------------------------------------------------------------------------

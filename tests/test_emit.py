@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from compiler.backend.emit import Limits, emit, payload_table, to_proto, write_type
 from compiler.backend.write import materialize
@@ -142,6 +143,20 @@ def test_constant_that_is_returned_is_written() -> None:
     proto = model_of(11)
     proto.graph.output.append(helper.make_tensor_value_info("w", 1, [4]))
     assert to_proto(lifted(proto)) == proto
+
+
+@pytest.mark.parametrize("code", [TensorProto.INT4, TensorProto.UINT2, TensorProto.INT8])
+def test_packed_constant_under_another_name_is_no_identity(code: int) -> None:
+    """A constant of 2 or 4 bits that an ``Identity`` returns is written as ``Constant``: no runtime copies such."""
+    weight = helper.make_tensor("w", code, [4], [1, 0, 1, 1])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["y"])], "g", [], [helper.make_tensor_value_info("y", code, [4])], [weight]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 25)], ir_version=11)
+    (node,) = to_proto(lifted(model)).graph.node
+    assert node.op_type == ("Identity" if code == TensorProto.INT8 else "Constant")
+    (found,) = ReferenceEvaluator(to_proto(lifted(model))).run(None, {})
+    assert np.asarray(found).astype(int).tolist() == [1, 0, 1, 1]
 
 
 TYPES: list[Type] = [

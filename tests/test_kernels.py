@@ -318,6 +318,19 @@ def test_shipped_data_serve_absent_providers(
     kernels_module._shipped.cache_clear()
 
 
+
+def test_a_build_that_cannot_tell_its_kernels_has_those_that_are_shipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where asking the registry ends the process, the CPU provider is known by its data file, and the rest stays."""
+    monkeypatch.setattr(kernels_module, "_CHILD", "import os; os.abort()")
+    kernels_module._tables.cache_clear()
+    table = kernels("CPUExecutionProvider", cache=tmp_path)
+    assert table.supports("", "Relu", 14, {"T": "tensor(float)"})
+    assert "CPUExecutionProvider" in kernels_module.installed_providers(cache=tmp_path)
+    kernels_module._tables.cache_clear()
+
+
 # Limits
 
 

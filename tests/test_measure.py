@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler import Variant
+from compiler.cost.store import Store
 from compiler.errors import AmpcError, InputError, WorkerError
 from compiler.measure.comparisons import Comparison, Comparisons, comparison_key
 from compiler.measure.instrument import Conditions, Instrument, _ratio, measure
@@ -170,22 +171,22 @@ def test_comparisons_are_kept_by_all_that_they_depend_on(tmp_path: Path) -> None
     """What was put is found again under its key, by another process too, and under no other key."""
     path = tmp_path / "folder" / "measured.sqlite"
     key, other = (comparison_key("pair", threads=n, models=["a", "b"]) for n in (1, 2))
-    with Comparisons(path) as store:
-        assert store.get(key) is None
-        store.put(key, "pair", RECORD)
-        with Comparisons(path) as reader:
-            assert reader.get(key) == RECORD
-    with Comparisons(path, write=False) as store:
-        assert store.get(key) == RECORD
-        assert store.get(other) is None
+    with Store(path, write=True) as store:
+        assert Comparisons(store).get(key) is None
+        Comparisons(store).put(key, "pair", RECORD)
+        with Store(path, write=True) as reader:
+            assert Comparisons(reader).get(key) == RECORD
+    with Store(path) as store:
+        assert Comparisons(store).get(key) == RECORD
+        assert Comparisons(store).get(other) is None
     assert comparison_key("pair", models=["a", "b"], threads=1) == key
 
 
 def test_reading_alone_makes_no_file(tmp_path: Path) -> None:
     """A store that is only read is not made, and knows nothing."""
     path = tmp_path / "none.sqlite"
-    with Comparisons(path, write=False) as store:
-        assert store.get("k") is None
+    with Store(path) as store:
+        assert Comparisons(store).get("k") is None
     assert not path.exists()
 
 
@@ -194,5 +195,5 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("not a database, and long enough to be looked at as one" * 40)
     with pytest.raises(InputError, match="measurements"):
-        Comparisons(path)
+        Store(path, write=True)
     assert path.read_text().startswith("not a database")

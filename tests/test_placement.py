@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compiler import analyze_model, compile_model
+from compiler.analysis.islands import Prices, find_islands
 from compiler.analysis.placement import place
 from compiler.backend.emit import to_proto
 from compiler.cli import app
-from compiler.errors import InputError, ModelError
+from compiler.cost.work import Sizes
+from compiler.errors import InputError, ModelError, WorkerError
 from compiler.frontend.binding import bind_dims, open_dims
 from compiler.frontend.load import load_model
-from compiler.measure.assignment import read_assignment
+from compiler.measure.assignment import Assignment, _completed, read_assignment
 from compiler.placing import placement_of
 from compiler.rewrite.ceiling import ceiling
 from targets import load_target
@@ -103,6 +108,33 @@ graph @main(%x: f32[2], %c: bool[]) -> (%y: f32[2]) {
     assert [(s.provider, s.nodes, s.partitions) for s in found.shares] == [("A", 3, 1), ("CPUExecutionProvider", 1, 1)]
 
 
+QUANTIZED = """// ampc 1, opset 21
+graph @main(%x: f32[1,4]) -> (%y: f32[1,2]) {
+  const %s: f32[] = 0.5
+  const %z: u8[] = 0
+  const %w: u8[4,2] = [1, 2, 3, 4, 5, 6, 7, 8]
+  %v: f32[4,2] = DequantizeLinear(%w, %s, %z)
+  %q: u8[1,4] = QuantizeLinear(%x, %s, %z)
+  %d: f32[1,4] = DequantizeLinear(%q, %s, %z)
+  %m: f32[1,2] = MatMul(%d, %v)
+  %o: u8[1,2] = QuantizeLinear(%m, %s, %z)
+  %y: f32[1,2] = DequantizeLinear(%o, %s, %z)
+  return %y
+}
+"""
+
+
+def test_the_boundarys_conversions_stay_where_the_target_leaves_them() -> None:
+    """A provider that offloads the boundary has all else in one partition; one that does not has everything."""
+    found = placement_of(read(QUANTIZED), load_target("npu"))
+    assert [(s.provider, s.nodes, s.partitions) for s in found.shares] == [
+        ("QNNExecutionProvider", 4, 1),
+        ("CPUExecutionProvider", 2, 2),
+    ]
+    assert [b.op for b in found.breaks] == ["DequantizeLinear", "QuantizeLinear"]
+    assert placement_of(read(QUANTIZED), load_target("cpu_openvino")).whole
+
+
 # Dims
 
 
@@ -174,6 +206,39 @@ def test_assignment_is_read_back(tmp_path: Path) -> None:
     assert found.operators["CPUExecutionProvider"]["Erf"] == 2
 
 
+def test_what_is_told_of_in_part_is_counted_in_the_log() -> None:
+    """Of a provider that the runtime tells fewer nodes of than it logs, the log's number holds, and no operators."""
+    told = Assignment({"A": 2, "B": 30}, {"A": 2, "B": 1}, {"A": {"Transpose": 2}, "B": {"Add": 30}})
+    log = "x\n All nodes placed on [C]. Number of nodes: 3\nNode(s) placed on [A]. Number of nodes: 9\n"
+    found = _completed(told, log + "Node(s) placed on [B]. Number of nodes: 1\n")
+    assert found.nodes == {"A": 9, "B": 30, "C": 3} and found.partitions == {"A": 9, "B": 1, "C": 3}
+    assert found.operators == {"B": {"Add": 30}}
+
+
+@pytest.mark.parametrize(("took", "status"), [("OpenVINO", 0), ("CPU", 2), ("", 2)])
+def test_a_device_check_fails_where_the_device_takes_nothing(
+    took: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that is installed must open the result and take what was foretold, else nothing is written."""
+
+    def assignment(model: Path, settings: Any) -> Assignment:
+        if not took:
+            raise WorkerError("the model cannot be opened as deployed", kind="load", where=str(model), why="no driver")
+        return Assignment({f"{took}ExecutionProvider": 6}, {f"{took}ExecutionProvider": 1}, {})
+
+    monkeypatch.setattr("compiler.placing.missing_providers", lambda target: ())
+    monkeypatch.setattr("compiler.measure.assignment.read_assignment", assignment)
+    path, out = written(tmp_path, CHAIN), tmp_path / "out"
+    command = ["compile", path, "-o", str(out), "-t", "cpu_openvino"]
+    done = CliRunner().invoke(app, [*command, "--device-check"])
+    assert done.exit_code == status and out.exists() == (status == 0), done.output
+    assert ("as foretold" if took == "OpenVINO" else "does not take the model") in done.output
+    assert CliRunner().invoke(app, command).exit_code == 0
+    device = json.loads((out / "ampc.json").read_text())["device"]
+    assert device["status"] == ("not run on the device" if status else "run on the device")
+    assert device.get("as_foretold", False) == (took == "OpenVINO")
+
+
 FOUR = """// ampc 1, opset 23
 graph @main(%w: f32[6,8], %i: i64[1,4]) -> (%y: f32[1,4,8]) {
   const %s: f32[8] = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -196,6 +261,62 @@ def test_targets_get_different_files_each_legal_where_it_goes(tmp_path: Path) ->
         assert result.report["status"] == "verified"
         (share,) = result.report["placement"]["shares"]
         assert share["partitions"] == 1 and not result.report["placement"]["breaks"]
+
+
+# Islands
+
+TAIL = """// ampc 1, opset 18
+graph @main(%x: f32[256,256]) -> (%y: f32[256,1]) {
+  %a: f32[256,256] = MatMul(%x, %x)
+  %b: f32[256,256] = MatMul(%a, %a)
+  %c: f32[256,1] = ReduceMax(%b) {axes = [1]}
+  %d: f32[256,1] = Erf(%c)
+  %e: f32[256,1] = Neg(%d)
+  %f: f32[256,1] = Abs(%e)
+  %y: f32[256,1] = Erf(%f)
+  return %y
+}
+"""
+
+
+def test_small_islands_are_better_left_to_the_cpu() -> None:
+    """What lies between two operators that the provider refuses does not pay its transfers; large products do."""
+    model = read(TAIL)
+    prices = Prices(lambda n: 1.0, lambda n: 500.0 if n.op == "MatMul" else 2.0, 20.0, 0.0)
+    (found,) = find_islands(model.graph, lambda n: "no" if n.op == "Erf" else "", prices, Sizes({}))
+    assert (found.nodes, found.operators) == (2, {"Abs": 1, "Neg": 1})
+    assert (found.us, found.cpu_us) == (2 + 2 * 20.0, 2 * 2.0)
+
+
+def test_regions_end_where_the_least_is_transferred() -> None:
+    """A reduction before a refused operator stays with the products: what it gives is smaller than what it reads."""
+    model = read(TAIL)
+    prices = Prices(lambda n: 1.0, lambda n: 500.0 if n.op == "MatMul" else 1.0, 0.0, 1e-3)
+    found = find_islands(model.graph, lambda n: "no" if n.op == "Erf" else "", prices, Sizes({}))
+    assert [i.operators for i in found] == [{"Abs": 1, "Neg": 1}]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_leaving_islands_to_the_cpu_never_costs_more(seed: int) -> None:
+    """Each island is predicted to be faster there, and no refused node belongs to one."""
+    draw = random.Random(seed)
+    model = read(TAIL)
+    here, there = ({n: draw.uniform(0, 50) for n in model.graph.nodes()} for _ in range(2))
+    refused = {n for n in model.graph.nodes() if draw.random() < 0.3}
+    prices = Prices(here.__getitem__, there.__getitem__, draw.uniform(0, 30), draw.uniform(0, 1e-4))
+    found = find_islands(model.graph, lambda n: "no" if n in refused else "", prices, Sizes({}))
+    assert all(i.cpu_us <= i.us + 0.2 for i in found)
+    assert sum(i.nodes for i in found) <= model.graph.node_count - len(refused)
+
+
+def test_analysis_and_the_report_name_islands(tmp_path: Path) -> None:
+    """A network that is small for its device is said to be, in the analysis, its JSON and the report."""
+    path = written(tmp_path, CHAIN)
+    found = analyze_model(path, target="gpu_mps")
+    assert found.placement is not None and found.placement.islands
+    assert "better left to the CPU" in str(found)
+    assert compile_model(path, target="gpu_mps").report["placement"]["islands"]
+    assert not compile_model(path, target="cpu").report["placement"]["islands"]
 
 
 # Opsets

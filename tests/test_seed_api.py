@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -102,6 +103,49 @@ def test_settings_override_the_target() -> None:
     assert override(target, {}) == target
 
 
+def test_an_enabled_provider_brings_its_demands() -> None:
+    """What the first provider demands of a model is demanded of it, whichever way it came to be the first."""
+    both = override(load_target("gpu_cuda"), {"enable_tensorrt": True})
+    engine = load_target("gpu_tensorrt")
+    assert (both.constraints, both.runtime.opset) == (engine.constraints, engine.runtime.opset)
+    back = override(both, {"enable_tensorrt": False})
+    assert back == load_target("gpu_cuda")
+    beside = override(load_target("gpu_cuda"), {"enable_openvino": True})  # it comes after CUDA
+    assert (beside.constraints, beside.machine) == (back.constraints, back.machine)
+    phone = override(load_target("cpu"), {"enable_nnapi": True})
+    assert phone.constraints.static_shapes and phone.constraints.max_rank == 4
+    assert phone.machine == load_target("npu_nnapi").machine
+
+
+def test_demands_of_the_file_stay(tmp_path: Path) -> None:
+    """A provider that is added comes on top of what the user's own target file demands, and the stricter counts."""
+    path = tmp_path / "own.toml"
+    path.write_text(
+        'name = "own"\nextends = "gpu_cuda"\nsummary = "mine"\n'
+        "[constraints]\nmax_rank = 6\nnarrow_int64 = true\n[runtime.opset]\nmin = 15\nmax = 18\n"
+    )
+    own = override(load_target(str(path)), {"enable_tensorrt": True})
+    assert (own.constraints.max_rank, own.constraints.narrow_int64, own.constraints.contrib) == (6, True, ())
+    assert (own.runtime.opset.min, own.runtime.opset.max) == (15, 18)
+    path.write_text(path.read_text().replace("15", "21").replace("18", "22"))
+    with pytest.raises(InputError, match="no opset suits"):
+        override(load_target(str(path)), {"enable_tensorrt": True})
+
+
+def test_threads_are_those_of_the_pool_that_computes() -> None:
+    """``cpu_threads`` counts the pool that computes: ONNX Runtime's, or that of the first provider if it has one."""
+    phone = override(load_target("mobile_cpu"), {"cpu_threads": 2}).session_settings()
+    assert phone["providers"][0] == ["XnnpackExecutionProvider", {"intra_op_num_threads": "2"}]
+    assert phone["session_options"]["intra_op_num_threads"] == 1
+    plain = override(load_target("cpu"), {"cpu_threads": 2, "enable_xnnpack": True})
+    assert plain.session_settings()["providers"] == phone["providers"]
+    assert plain.session_settings()["session_options"]["intra_op_num_threads"] == 1
+    assert plain.machine.cores == 2
+    compiled = override(load_target("cpu_openvino"), {"cpu_threads": 3}).session_settings()
+    assert compiled["providers"][0][1]["num_of_threads"] == "3"
+    assert override(load_target("gpu_cuda"), {"cpu_threads": 3}).machine == load_target("gpu_cuda").machine
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -109,14 +153,23 @@ def test_settings_override_the_target() -> None:
         ({"enable_tensorflow": True}, "enable_tensorrt"),
         ({"cpu_threads": "many"}, "threads"),
         ({"cpu_threads": True}, "threads"),
+        ({"cpu_threads": 10**30}, "threads"),
+        ("cpu_threads=3", "by name"),
         ({"enable_cuda": "yes"}, "true or false"),
     ],
 )
-def test_wrong_settings_are_refused(tmp_path: Path, config: dict[str, object], said: str) -> None:
+def test_wrong_settings_are_refused(tmp_path: Path, config: Any, said: str) -> None:
     """A key that does not exist is refused with the nearest name, a value with what it should be."""
     with pytest.raises(InputError) as caught:
         OperatorOptimizer(gelu(tmp_path), config=config)
     assert said in str(caught.value)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    """The graph of a model, as well as anything else that is neither a path nor a model, is the caller's mistake."""
+    for wrong in (onnx.load(gelu(tmp_path)).graph, None, b"model"):
+        with pytest.raises(InputError, match="a model cannot be made of"):
+            OperatorOptimizer(wrong).analyze_model()  # type: ignore[arg-type]
 
 
 def test_wrong_targets_are_refused(tmp_path: Path) -> None:

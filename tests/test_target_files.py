@@ -34,6 +34,24 @@ def test_all_targets_are_there() -> None:
     assert set(NAMES) <= set(catalog())
 
 
+def test_kernels_are_of_types_that_operators_take() -> None:
+    """No table says that a kernel takes only types that the operator, at the versions it is for, never has."""
+    history: dict[str, list[onnx.defs.OpSchema]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        history.setdefault(schema.name, []).extend([] if schema.domain else [schema])
+    for provider in set(DATA) - {"CPUExecutionProvider"}:  # whose table the runtime itself states
+        for kernel in kernels(provider).kernels:
+            for schema in [] if kernel.domain else history.get(kernel.op, []):
+                if kernel.matches(schema.since_version):
+                    assert not _never(kernel, schema), (provider, kernel, schema.since_version)
+
+
+def _never(kernel: Kernel, schema: onnx.defs.OpSchema) -> list[str]:
+    """Return the type variables for which a kernel takes nothing that the operator has; tensors only."""
+    taken = {c.type_param_str: {*c.allowed_type_strs} for c in schema.type_constraints}
+    return [n for n, types in kernel.types.items() if taken.get(n, {*types}).isdisjoint(types) and n != "O"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_target_ends_on_the_processor(name: str) -> None:
     """Every chain of providers ends with the one that runs everything, and its first one is known."""
@@ -72,6 +90,9 @@ MISTAKES = [
     ("runtime.options.QNExecutionProvider.backend_type = 'htp'", "QNExecutionProvider", "QNNExecutionProvider"),
     ("constraints.lacks = ['ReduceProdd']", "constraints.lacks[0]", "ReduceProd"),
     ("constraints.contrib = ['QuickGellu']", "constraints.contrib[0]", "QuickGelu"),
+    ("constraints.contrib = ['com.microsoft::QuickGelu']", "constraints.contrib[0]", "QuickGelu"),
+    ("constraints.lacks = ['com.microsoft::QuickGellu']", "constraints.lacks[0]", "com.microsoft::QuickGelu"),
+    ("runtime.options.CUDAExecutionProvider.device_id = '1'", "runtime.options.CUDAExecutionProvider", ""),
     ("constraints.constant_weights = ['Convv']", "constraints.constant_weights[0]", "Conv"),
     ("constraints.max_ranks = 3", "constraints.max_ranks", "max_rank"),
     ("constraints.max_rank = 0", "constraints.max_rank", ""),
@@ -86,6 +107,13 @@ def test_mistake_is_named(tmp_path: Path, line: str, key: str, near: str) -> Non
     with pytest.raises(TargetError) as caught:
         load_target(str(path))
     assert caught.value.file == str(path) and key in caught.value.key and caught.value.nearest == near
+
+
+def test_a_byte_order_mark_is_nothing(tmp_path: Path) -> None:
+    """A file as editors of some systems save it, with a mark before the first line, reads like any other."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbfname = "mine"\nextends = "npu"\nsummary = "x"\n')
+    assert load_target(str(path)).name == "mine"
 
 
 def test_wrong_pass_of_a_target_is_named(tmp_path: Path) -> None:

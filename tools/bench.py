@@ -46,12 +46,14 @@ def command(argv: list[str]) -> int:
             threads=asked.threads,
             seconds=asked.seconds,
             profile=asked.profile,
+            database=asked.database,
+            keep=not asked.forget,
         )
     except AmpcError as error:
         if asked.json:
             sys.stdout.write(dumps(error.to_json()) + "\n")
         else:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     if asked.json:
         sys.stdout.write(dumps(report(variants, timings), indent=1) + "\n")
@@ -161,6 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dim", action="append", default=[], metavar="NAME=N", help="size of a dynamic dim")
     parser.add_argument("--inputs", type=Path, metavar="NPZ", help="inputs by name; default: drawn at random")
     parser.add_argument("--profile", action="store_true", help="show the time of each operator too")
+    parser.add_argument("--database", type=Path, metavar="FILE", help="where to keep it; default: the user's cache")
+    parser.add_argument("--forget", action="store_true", help="keep nothing of what is measured")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser
 

@@ -56,7 +56,8 @@ def timing_table(timings: Mapping[str, Timing]) -> Table:
 
 def ratio_table(timings: Mapping[str, Timing]) -> Table:
     """Tabulate how many times as fast as the first the other variants are."""
-    table = plain_table("against the first", "times as fast", "95 % interval", "")
+    table = plain_table("against the first", "times as fast", "95 % interval")
+    table.add_column("", overflow="fold")
     for name, timing in list(timings.items())[1:]:
         ratio = timing.ratio
         bounds = f"{ratio.low:.3f} to {ratio.high:.3f}"

@@ -2,15 +2,14 @@
 
 ONNX Runtime asks the providers in their order; each takes the nodes that it runs, and the CPU provider takes the rest.
 The answer here is by what is known of providers (kernels, demands), so it is there before anything is installed.
-Partitions are counted as the runtime makes them: nodes whose operands are ready are taken while any of them goes to the
-provider, then all others, and so on; each change costs copies, and for providers that compile, a graph of its own.
+Partitions are counted as the runtime makes them: a group of nodes grows until nothing is left that does not wait for a
+node of another provider that reads of the group; each costs copies, and for providers that compile, a graph of its own.
 Nodes of nested graphs count where they go, and make no partitions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +56,22 @@ class Break:
 
 
 @dataclass(frozen=True, slots=True)
+class Island:
+    """Connected nodes that the first provider runs, and that are better left to the CPU; see ``islands``."""
+
+    nodes: int
+    """How many nodes."""
+    operators: dict[str, int]
+    """Nodes by operator, the most frequent first."""
+    us: float
+    """Predicted microseconds on the provider, transfers included."""
+    cpu_us: float
+    """Predicted microseconds on the CPU, transfers included."""
+    where: tuple[str, ...] = ()
+    """Names of some of the nodes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where the nodes of a model go on a target; ``str()`` is a few lines of text."""
 
@@ -68,6 +83,8 @@ class Placement:
     """What the first provider leaves to others, the most frequent first."""
     unknown: tuple[str, ...] = ()
     """Providers of which nothing is known, so that they are taken to run nothing."""
+    islands: tuple[Island, ...] = ()
+    """What would be faster on the CPU, though the first provider runs it; what gains most is first."""
 
     @property
     def whole(self) -> bool:
@@ -83,6 +100,10 @@ class Placement:
         for b in self.breaks:
             names = f" ({', '.join(b.where)})" if b.where else ""
             lines.append(f"{b.nodes} x {b.op} -> {b.provider}: {b.why}{names}")
+        lines += [
+            f"{i.nodes} nodes would be faster on the CPU: {i.us:.0f} -> {i.cpu_us:.0f} us ({', '.join(i.where)})"
+            for i in self.islands
+        ]
         lines += [f"{name}: it is not known what it runs" for name in self.unknown]
         return "\n".join(lines)
 
@@ -107,8 +128,8 @@ def place(model: Model, target: str, providers: Sequence[tuple[str, WhyNot | Non
         else:
             chosen[node] = CPU
     order = [*(name for name, _ in asked), CPU]
-    partitions = _partitions(order, model.graph, chosen)
-    shares = tuple(s for name in order if (s := _share(name, chosen, partitions[name])).nodes)
+    found = (_share(name, chosen, _partitions(name, model.graph, chosen)) for name in order)
+    shares = tuple(share for share in found if share.nodes)
     return Placement(target, shares, _breaks(order[0], chosen, reasons), unknown)
 
 
@@ -121,29 +142,14 @@ def _share(provider: str, chosen: dict[Node, str], partitions: int) -> Share:
     return Share(provider, sum(counts.values()), partitions, operators)
 
 
-def _partitions(order: Sequence[str], graph: Graph, chosen: dict[Node, str]) -> dict[str, int]:
-    """Count the groups of nodes of each provider, taking nodes of one provider as long as any is ready."""
-    waiting: dict[Node, int] = {}
-    readers: dict[Node, list[Node]] = {}
-    ready: dict[str, deque[Node]] = {name: deque() for name in order}
+def _partitions(provider: str, graph: Graph, chosen: dict[Node, str]) -> int:
+    """Count the groups that a provider's nodes make: one ends where another's node reads of it."""
+    group: dict[Node, int] = {}
     for node in graph.nodes():
-        producers = _producers(node, graph)
-        waiting[node] = len(producers)
-        for producer in producers:
-            readers.setdefault(producer, []).append(node)
-        if not producers:
-            ready[chosen[node]].append(node)
-    counts = dict.fromkeys(order, 0)
-    while any(ready.values()):
-        for name in order:
-            queue = ready[name]
-            counts[name] += bool(queue)
-            while queue:
-                for reader in readers.get(queue.popleft(), ()):
-                    waiting[reader] -= 1
-                    if not waiting[reader]:
-                        ready[chosen[reader]].append(reader)
-    return counts
+        taken = chosen[node] == provider
+        reads = [(group[p], chosen[p] == provider and not taken) for p in _producers(node, graph)]
+        group[node] = max((number + ends for number, ends in reads), default=0)
+    return len({number for node, number in group.items() if chosen[node] == provider})
 
 
 def _producers(node: Node, graph: Graph) -> dict[Node, None]:
@@ -170,11 +176,12 @@ def _breaks(first: str, chosen: dict[Node, str], reasons: dict[Node, str]) -> tu
         if chosen[node] != first:
             groups.setdefault((node.qualified, chosen[node]), []).append(node)
     found = [
-        Break(op, len(nodes), provider, reasons[nodes[0]], tuple(filter(None, map(_name, nodes[:_PLACES]))))
+        Break(op, len(nodes), provider, reasons[nodes[0]], tuple(filter(None, map(name_of, nodes[:_PLACES]))))
         for (op, provider), nodes in groups.items()
     ]
     return tuple(sorted(found, key=lambda b: (-b.nodes, b.op)))
 
 
-def _name(node: Node) -> str:
+def name_of(node: Node) -> str:
+    """Return a node's name, or what it stems from, or the name of a result."""
     return node.name or next(iter(node.loc.names), "") or next((o.name for o in node.outputs if not o.absent), "")

@@ -255,7 +255,13 @@ def _placement(title: str, found: Placement) -> Section:
         ("", f"{b.nodes} {b.op} to {b.provider.removesuffix('ExecutionProvider')}: {b.why}")
         for b in found.breaks[:_BREAKS]
     ]
+    rows += [
+        ("", f"{_many(i.nodes, 'node')} better left to the CPU, {i.us:.0f} -> {i.cpu_us:.0f} us: {', '.join(i.where)}")
+        for i in found.islands[:_BREAKS]
+    ]
     notes = [f"and {len(found.breaks) - _BREAKS} other operators"] if len(found.breaks) > _BREAKS else []
+    if len(found.islands) > _BREAKS:
+        notes.append(f"and {len(found.islands) - _BREAKS} other islands better left to the CPU")
     notes += [f"it is not known what {name} runs" for name in found.unknown]
     return Section(title, (), tuple(rows), tuple(notes))
 

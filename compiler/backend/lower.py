@@ -17,6 +17,7 @@ import numpy as np
 
 from compiler.errors import UnsupportedError
 from compiler.ir import edit
+from compiler.ir.constant import Constant
 from compiler.ir.forms import (
     REDUCTIONS,
     Types,
@@ -88,6 +89,8 @@ def _write(node: Node, chosen: Plan) -> int:
 
 def express(node: Node, version: int) -> Form | None:
     """Return the node in the form of an opset version of its domain, ``None`` when that version cannot say it."""
+    if node.is_op("Identity") and (packed := _packed(node.inputs[0])) is not None:
+        return Form("Constant", (), {"value": Attr("tensor", packed)})
     plain = Form(node.op, node.inputs, node.attributes)
     if node.domain or version == node.version or not history(node.op):
         return plain  # what ONNX does not define has no versions
@@ -97,6 +100,12 @@ def express(node: Node, version: int) -> Form | None:
         return plain
     handler = _LOWERINGS.get(node.op)
     return handler(node, version) if handler is not None else None
+
+
+def _packed(value: Value | None) -> Constant | None:
+    """Return a constant of 2 or 4 bits: ONNX Runtime has no ``Identity`` that would give it an output's name."""
+    constant = value.constant if value is not None else None
+    return constant if constant is not None and constant.dtype.is_sub_byte else None
 
 
 def _reads_the_same(node: Node, version: int) -> bool:

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.backend.digest import SAMPLED, WHOLE, digest
+from compiler.backend.session_plugins import available_providers, open_model
 from compiler.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,13 +91,11 @@ def load_session(path: str | os.PathLike[str]) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
     failure: Exception | None = None
-    for settings, providers in _attempts(bundle, ort.get_available_providers()):
+    for settings, providers in _attempts(bundle, available_providers()):
         options = ort.SessionOptions()
         apply_settings(options, settings)
         try:
-            session = ort.InferenceSession(
-                str(bundle.model), options, providers=providers, enable_fallback=False
-            )
+            session = open_model(str(bundle.model), options, providers)
         except Exception as error:  # ORT's exceptions have no parent of their own
             failure = failure or error
             continue
@@ -209,6 +208,12 @@ def apply_settings(options: onnxruntime.SessionOptions, settings: Settings) -> N
             setattr(options, name, _field_value(name, value))
     for key, value in settings.get("config_entries", {}).items():
         options.add_session_config_entry(key, _entry_text(key, value))
+
+
+def merged_settings(own: Settings, given: Settings) -> dict[str, Any]:
+    """Return settings with others over them, option by option."""
+    parts = ("session_options", "config_entries")
+    return {**own, **given, **{part: {**own.get(part, {}), **given.get(part, {})} for part in parts}}
 
 
 def choose_providers(settings: Settings, available: Sequence[str]) -> list[tuple[str, dict[str, str]]]:

@@ -24,7 +24,7 @@ import numpy as np
 from compiler.cost.kinds import Kind
 from compiler.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file's form."""
 
 _REACH = 2.0

@@ -47,6 +47,8 @@ def movement_cases() -> Iterator[Case]:
     yield Case("Tile(%x, %s)", {"x": "f32[1,64,64]", "s": "i64[3] = [1, 4, 1]"})
     for shape in ("1,64,56,56", "1,16,14,14"):
         yield Case("Pad(%x, %p)", {"x": f"f32[{shape}]", "p": "i64[8] = [0, 0, 1, 1, 0, 0, 1, 1]"})
+    for rows in (16, 128):
+        yield Case("Pad(%x, %p)", {"x": f"f32[1,{rows},1024]", "p": "i64[6] = [0, 0, 0, 0, 0, 16]"})
     for channels, size in ((16, 14), (64, 56), (512, 28), (192, 112)):
         x = f"f32[1,{channels},{size},{size}]"
         yield Case(f"{BLOCKED}ReorderInput(%x)", {"x": x})

@@ -19,10 +19,12 @@ def product_cases() -> Iterator[Case]:
 
 _ROWS = (1, 4, 16, 64, 256, 1024)
 _WEIGHTS = ((64, 64), (192, 192), (512, 512), (768, 3072), (2048, 512), (384, 1000))
+_COLLIDING = ((1024, 1024), (1040, 1024), (2064, 512), (3072, 768), (3088, 768), (1024, 4096), (1040, 4096))
+"""Depth and columns of products whose rows collide in the cache, and of neighbours whose rows do not."""
 
 
 def _products() -> Iterator[Case]:
-    for depth, columns in _WEIGHTS:
+    for depth, columns in (*_WEIGHTS, *_COLLIDING):
         for rows in _ROWS:
             if rows * depth * columns <= 1 << 29:
                 yield Case("MatMul(%x, %w)", {"x": f"f32[{rows},{depth}]", "w": f"=f32[{depth},{columns}]"})
@@ -45,15 +47,20 @@ _BATCHED = (
 
 # Attention and recurrence ------------------------------------------------------------------------
 
+_HEADS = ((4, 16, 16), (12, 128, 64), (6, 197, 64), (6, 512, 64), (6, 768, 64), (8, 1024, 40), (4, 1500, 64))
+"""Heads, length and size of a head."""
+
 
 def _attention() -> Iterator[Case]:
-    for heads, length, size in ((4, 16, 16), (12, 128, 64), (6, 197, 64), (6, 512, 64), (8, 1024, 40)):
+    for heads, length, size in _HEADS:
         width = heads * size
         qkv = dict.fromkeys(("q", "k", "v"), f"f32[1,{length},{width}]")
         call = f"{CONTRIB}MultiHeadAttention(%q, %k, %v"
         yield Case(f"{call}){{num_heads = {heads}}}", qkv)
         bias = {**qkv, "m": f"f32[1,1,{length},{length}]"}
         yield Case(f"{call}, _, _, %m){{num_heads = {heads}}}", bias)
+        yield Case(f"Attention(%q, %k, %v){{q_num_heads = {heads}, kv_num_heads = {heads}}}", qkv)
+        yield Case(f"Attention(%q, %k, %v, %m){{q_num_heads = {heads}, kv_num_heads = {heads}}}", bias)
         apart = dict.fromkeys(("q", "k", "v"), f"f32[1,{heads},{length},{size}]")
         yield Case("Attention(%q, %k, %v)", apart)
         yield Case("Attention(%q, %k, %v, %m)", {**apart, "m": f"f32[1,1,{length},{length}]"})

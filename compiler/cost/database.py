@@ -3,37 +3,27 @@
 The key is a digest of everything that the time depends on: the fragment in a canonical text (operators, attributes,
 types with sizes, contents of small constants; no names, no weights), the build of ONNX Runtime, the processor, the
 threads, the execution provider, and the settings of the session. So a stale entry is never found, and nothing needs to
-be thrown away. Several processes may write at once: each entry is one transaction, the journal is written ahead, and a
-writer waits for the others. A reader opens the file read-only, and goes without when there is none.
+be thrown away.  ``store`` knows the file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from compiler.cost.store import Store
 from compiler.cost.work import Sizes
-from compiler.errors import InputError
 from compiler.ir.graph import Attr, Node, Value
 
-_WAIT = 30.0
-"""Seconds to wait for another process that writes."""
+_AND = " + "
+"""Stands between the operators of a fragment in what the file says for people."""
 
 _SMALL = 64
 """Elements up to which the contents of a constant belong to the key, if they are no weights."""
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS fragments
-(key TEXT PRIMARY KEY, us REAL NOT NULL, low REAL NOT NULL, high REAL NOT NULL, runs INTEGER NOT NULL,
- what TEXT NOT NULL, date REAL NOT NULL)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,56 +76,28 @@ def default_path() -> Path:
 
 
 class Database:
-    """Measured fragments under given circumstances; use it as a context, or close it."""
+    """Measured fragments under given circumstances, in a store."""
 
-    def __init__(self, path: Path, circumstances: Circumstances, *, write: bool = False) -> None:
-        """Open the file; it is made only for writing.  Raises ``InputError`` when it is no database."""
-        self.path = path
+    def __init__(self, store: Store, circumstances: Circumstances) -> None:
+        """Take the store that they are in; it stays its owner's."""
+        self.store = store
         self.circumstances = circumstances
-        self._connection: sqlite3.Connection | None = None
-        self._known: dict[str, Measured | None] = {}
-        if not write and not path.exists():
-            return
-        try:
-            self._connection = _open(path, write=write)
-        except (sqlite3.Error, OSError) as error:
-            raise _unusable(path, error) from error
-
-    def __enter__(self) -> Database:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._operators = {_operators(row[4].split(_AND)) for row in store.rows("fragments").values()}
 
     def find(self, nodes: Sequence[Node], sizes: Sizes) -> Measured | None:
         """Return what was measured of a fragment, ``None`` when nothing was."""
-        if self._connection is None or not nodes:
-            return None
+        if not self._operators or _operators(n.qualified for n in nodes) not in self._operators:
+            return None  # without a key: most nodes were never measured
         key = self.key(nodes, sizes)
-        if key not in self._known:
-            self._known[key] = self._read(key)
-        return self._known[key]
+        row = self.store.rows("fragments").get(key)
+        return None if row is None else Measured(key, *row[:4])
 
     def put(self, nodes: Sequence[Node], sizes: Sizes, *, us: float, low: float, high: float, runs: int) -> Measured:
-        """Keep what a fragment took, in place of what was known of it.  Raises ``InputError``."""
-        if self._connection is None:
-            raise InputError("the database was opened for reading", where=str(self.path))
+        """Keep what a fragment took, in place of what was known of it.  Raises ``InputError`` in a store to read."""
         found = Measured(self.key(nodes, sizes), us, low, high, runs)
-        row = (found.key, us, low, high, runs, " + ".join(n.qualified for n in nodes), time.time())
-        try:
-            with self._connection:
-                self._connection.execute("INSERT OR REPLACE INTO fragments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
-            raise _unusable(self.path, error) from error
-        self._known[found.key] = found
+        names = [n.qualified for n in nodes]
+        self.store.put("fragments", found.key, (us, low, high, runs, _AND.join(names)))
+        self._operators.add(_operators(names))
         return found
 
     def key(self, nodes: Sequence[Node], sizes: Sizes) -> str:
@@ -144,31 +106,9 @@ class Database:
         parts = [c.runtime, c.processor, str(c.threads), c.provider, c.settings, canonical_text(nodes, sizes)]
         return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
 
-    def _read(self, key: str) -> Measured | None:
-        assert self._connection is not None
-        try:
-            row = self._connection.execute("SELECT us, low, high, runs FROM fragments WHERE key = ?", (key,)).fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return None
-            raise _unusable(self.path, error) from error
-        return None if row is None else Measured(key, *row)
 
-
-def _open(path: Path, *, write: bool) -> sqlite3.Connection:
-    if not write:
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=_WAIT)
-    connection.execute("PRAGMA journal_mode = WAL")
-    with connection:
-        connection.execute(_TABLE)
-    return connection
-
-
-def _unusable(path: Path, error: Exception) -> InputError:
-    hint = "name another file, or delete this one: what it held will be measured again"
-    return InputError("the database of measurements cannot be used", where=str(path), why=str(error), hint=hint)
+def _operators(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names))
 
 
 # The key -----------------------------------------------------------------------------------------

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
-from compiler.cost.kinds import BLOCKED, Found, Shapes, classifies, product
+from compiler.cost.kinds import BLOCKED, Found, Kind, Shapes, classifies, product
 from compiler.cost.work import work_of
+from compiler.ir.dtype import DType
 from compiler.ir.schema import attribute
 
 
 @classifies("MatMul", "FusedMatMul", "TransposeMatMul", "Gemm", "FusedGemm")
 def _matmul(s: Shapes) -> Found:
-    """Tell products by packed weights from products of two activations; the sizes are rows, columns, depth, batch."""
+    """Tell products by packed weights from products of two activations; the sizes are rows, columns, depth, batch.
+
+    By weights, the last size is 2 where rows collide in the cache, else 1.
+    """
     node, left, right = s.node, s.of(0), s.of(1)
     flipped = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
     if not left or not right:
@@ -21,13 +26,35 @@ def _matmul(s: Shapes) -> Found:
     operand = node.input(1)
     if operand is not None and operand.constant is not None and len(right) <= 2:
         rows = product(left) / max(depth, 1)
-        return "MatMul:weights", 2 * rows * columns * depth, (rows, columns, depth)
+        collide = not flipped[0] and node.output.dtype is DType.F32 and rows >= _AT_ONCE and rows_collide(int(depth))
+        return "MatMul:weights", 2 * rows * columns * depth, (rows, columns, depth, 2 if collide else 1)
     rows = product(left) / max(depth, 1)
     batch = product(right[:-2]) if len(right) > 2 else 1.0
     rows /= max(1.0, min(batch, product(left[:-2])))
     total = product(s.out) * depth * 2
     turned = "turned" if any(flipped) or node.attr("transBatchA", 0) or node.attr("transBatchB", 0) else "batched"
     return f"MatMul:{turned}", total, (rows, columns, depth, batch)
+
+
+_WAY = 4096
+"""Bytes of one way of a first-level cache: addresses so far apart share a set."""
+
+
+_AT_ONCE = 12
+"""Rows that the widest kernels multiply at a time."""
+
+
+def rows_collide(depth: int) -> bool:
+    """Return whether all rows of so many single-precision numbers start in the same set of the first-level cache.
+
+    A kernel that multiplies more rows at a time than a set has places then waits for the next cache.
+    """
+    return depth > 0 and depth * 4 % _WAY == 0
+
+
+def apart(kind: Kind, depth: int, more: int) -> Kind:
+    """Return what the kind of a product by weights becomes when rows of ``depth`` that collide get ``more`` numbers."""
+    return dataclasses.replace(kind, work=kind.work * (1 + more / depth), features=(*kind.features[:-1], 0.0))
 
 
 @classifies("Einsum")
@@ -126,7 +153,7 @@ def _recurrence(s: Shapes) -> Found:
 
 @classifies("MultiHeadAttention", "Attention", "GroupQueryAttention")
 def _attention(s: Shapes) -> Found:
-    """Count scores and mixing; a mask or a bias keeps the fused kernel away, so they tell variants apart."""
+    """Count scores and mixing; a mask or a bias of the scores keeps the kernel in tiles away: a variant of its own."""
     node, query = s.node, s.of(0)
     key = s.of(1) if node.op != "Attention" or not node.domain else query
     if len(query) < 3:
@@ -140,8 +167,10 @@ def _attention(s: Shapes) -> Found:
     if node.domain and node.op == "Attention":
         weights = s.of(1)
         projected = 2.0 * product(query) * (weights[-1] if weights else 0)
-    masked = any(v is not None for v in node.inputs[3:6]) if node.op != "GroupQueryAttention" else False
+    masked = any(v is not None for v in node.inputs[4:6]) if node.op != "GroupQueryAttention" else False
     variant = "masked" if masked or (node.op == "Attention" and not node.domain and node.input(3)) else ""
+    if not node.domain and len(query) == 3:
+        variant = f"rows.{variant}" if variant else "rows"
     domain = "Contrib" if node.domain and node.op == "Attention" else ""
     return f"{domain}{node.op}:{variant}", operations + projected, (query[-2] * query[0], length, width / max(heads, 1))
 

@@ -81,6 +81,7 @@ class CostModel:
         self.threads = threads
         cache = target.machine.caches.l3 or target.machine.caches.l2
         self.streams = cache is not None and weights > cache.value
+        self._known: dict[Kind, Cost] = {}
 
     def kind(self, node: Node) -> Kind:
         """Return the kind of a node."""
@@ -127,6 +128,12 @@ class CostModel:
 
     def of_kind(self, kind: Kind) -> Cost:
         """Return what a node of a kind takes."""
+        found = self._known.get(kind)
+        if found is None:
+            found = self._known[kind] = self._of_kind(kind)
+        return found
+
+    def _of_kind(self, kind: Kind) -> Cost:
         if self.calibration is not None:
             us = self.calibration.us(kind)
             if us is not None:

@@ -1,7 +1,8 @@
 """Choose between two labels for each node of a graph, at the least cost, when neighbours that differ pay for it.
 
-Layouts, precisions and execution providers are such choices: each node has a cost under either label, and each edge
-between nodes of different labels costs a conversion.  The best labelling is a minimum cut: no search, no thresholds.
+Execution providers are such a choice (``compiler.analysis.islands``), and layouts are: each node has a cost under
+either label, and each edge between nodes of different labels costs a conversion.  The best labelling is a minimum cut:
+no search, no thresholds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def label_regions(
         _connect(graph, ("key", right), ("key", left), cost)
     if source not in graph or sink not in graph:
         return {key: int(one < zero) for key, (zero, one) in costs.items()}
-    residual = nx.algorithms.flow.preflow_push(graph, source, sink)
+    residual = nx.algorithms.flow.boykov_kolmogorov(graph, source, sink)
     ones = _reaching(residual, sink)
     return {key: int(("key", key) in ones) for key in costs}
 

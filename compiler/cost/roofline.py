@@ -1,6 +1,7 @@
 """Estimate the time of a kind from the target's peak rates, for what was neither measured nor calibrated.
 
-``launch + max(operations / peak, bytes / bandwidth) / efficiency``.  Efficiencies are by family and are meant to order
+``launch + max(operations / peak, bytes / bandwidth) / efficiency``; nodes that
+are compiled together launch nothing.  Efficiencies are by family and are meant to order
 alternatives: library calls of one element at a time reach a few percent of the peak, vectorised loops the bandwidth.
 """
 
@@ -31,14 +32,15 @@ _MOVEMENT = 0.35
 
 
 def roofline(kind: Kind, target: Target, threads: int) -> float:
-    """Return microseconds."""
+    """Return microseconds; what a device has no rate for it computes in a type that it has one for."""
     machine = target.machine
-    launch = machine.launch.value * 1e6
+    launch = 0.0 if target.constraints.compiles else machine.launch.value * 1e6
     if kind.work <= 0:
         return launch
     op, dtype, *_ = kind.key.split(":")
     name = "i8" if dtype in ("u8", "i8") else dtype
-    rate = machine.flops.get(name) or machine.flops.get("f32")  # type: ignore[call-overload]
+    rates = [machine.flops.get(n) for n in (name, "f32", "f16")]  # type: ignore[call-overload]
+    rate = next((r for r in rates if r is not None), None)
     peak = rate.total(threads) if rate is not None else 1e9
     efficiency = _EFFICIENT.get(op, 0.25)
     if op in _SCALAR:

@@ -39,6 +39,11 @@ class Sizes:
         self._binding: dict[str, Dim] = dict(binding)
         self.guessed: dict[str, None] = {}
 
+    @property
+    def known(self) -> dict[str, int]:
+        """The sizes that symbols have so far."""
+        return {name: size for name, size in self._binding.items() if isinstance(size, int)}
+
     def dim(self, dim: Dim) -> int:
         """Return a dim's size."""
         if isinstance(dim, int):
@@ -97,6 +102,9 @@ _FAMILIES: dict[str, dict[str, None]] = {
     "normalization, softmax": _NORMS, "pooling": _POOLS, "conversions": _CONVERSIONS, "data movement": _MOVES,
     "views": _FREE, "control flow": _CONTROL,
 }  # fmt: skip
+HEAVY = ("matrix products", "convolutions", "recurrent", "attention")
+"""Families whose arithmetic outweighs what they read and write."""
+
 _FAMILY = {op: family for family, ops in _FAMILIES.items() for op in ops}
 
 _OPEN = frozenset({"", "com.microsoft", "com.microsoft.nchwc"})

@@ -20,7 +20,7 @@ def bind_dims(model: Model, sizes: Mapping[str, int]) -> None:
     known = dict(named_dims(model.graph))
     wrong = next((name for name in sizes if name not in known), None)
     if wrong is not None:
-        hint = nearest(wrong, [*known]) or (f"open dims are {', '.join(known)}" if known else "no dim is open")
+        hint = nearest(wrong, [*known]) if known else "no dim of the inputs is open: leave it out"
         raise InputError(f"the model's inputs have no open dim called {wrong!r}", hint=hint)
     by_symbol = {str(symbol): sizes[name] for name, symbol in known.items() if name in sizes}
     bad = next((name for name in sizes if by_symbol[str(known[name])] != sizes[name]), None)
@@ -66,7 +66,8 @@ def _bind_declarations(model: Model, sizes: Mapping[str, int]) -> None:
         _bind_input(value)
     for graph in model.graph.all_graphs():
         declared = [v.declared for v in graph.outputs if v.declared is not None]
-        for info in (*declared, *getattr(graph.extra, "value_info", ())):
+        listed = (*getattr(graph.extra, "output", ()), *getattr(graph.extra, "value_info", ()))  # some are there twice
+        for info in (*declared, *listed):
             for dim in _dims(info):
                 if dim.dim_param in sizes:
                     dim.dim_value = sizes[dim.dim_param]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from compiler.errors import WorkerError
 _PROGRAM = Path(__file__).with_name("assignment_child.py")
 _ROOT = Path(__file__).resolve().parents[2]
 """Where the child finds this package, last of all."""
+_PLACED = re.compile(r"odes? ?(?:\(s\))? placed on \[(\w+)\]\. Number of nodes: (\d+)")
+"""What the runtime logs of each graph: how many nodes a provider has; what it compiled is one node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Assignment:
     partitions: dict[str, int]
     """Provider → groups of nodes; a provider that does not compile takes each node by itself."""
     operators: dict[str, dict[str, int]]
-    """Provider → operator → nodes, the most frequent first."""
+    """Provider → operator → nodes, the most frequent first; without those that only the log counts."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -42,6 +45,7 @@ def read_assignment(model: Path, settings: Mapping[str, Any], *, timeout: float 
             input=json.dumps(request),
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout,
             check=True,
         )
@@ -62,7 +66,20 @@ def read_assignment(model: Path, settings: Mapping[str, Any], *, timeout: float 
         raise WorkerError(
             "the model cannot be opened as deployed", kind="load", where=str(model), why=str(answer["error"])
         )
-    return _summed(answer["subgraphs"])
+    return _completed(_summed(answer["subgraphs"]), done.stderr)
+
+
+def _completed(told: Assignment, log: str) -> Assignment:
+    """Return what the runtime told, with the numbers of its log for providers of which that has more nodes.
+
+    ONNX Runtime 1.27 tells of a provider that wants another layout only the nodes that it added for that.
+    """
+    logged: dict[str, int] = {}
+    for provider, count in _PLACED.findall(log):
+        logged[provider] = logged.get(provider, 0) + int(count)
+    more = {provider: count for provider, count in logged.items() if count > told.nodes.get(provider, 0)}
+    known = {provider: counts for provider, counts in told.operators.items() if provider not in more}
+    return Assignment(told.nodes | more, told.partitions | more, known)
 
 
 def _summed(groups: list[tuple[str, dict[str, int]]]) -> Assignment:

@@ -1,32 +1,26 @@
-"""What was measured before: comparisons of two variants by what they depend on, in an SQLite file.
+"""What was measured before: comparisons of two variants by what they depend on, in the file of measurements.
 
 The tuner asks here first: what is known is not measured again, so that tuning goes on where it was killed, and equal
-stores give equal results.  Only what was measured in calm is put here.  Several processes may use one file; a process
-that only reads does not make it.
+stores give equal results.  Only what was measured in calm is put here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from compiler.errors import InputError
-from compiler.measure.instrument import Timing
+from compiler.backend.bundle import data_names
+from compiler.backend.digest import describe
+from compiler.backend.session import merged_settings, read_bundle
+from compiler.cost.store import Store
+from compiler.measure.instrument import Timing, Variant
 from compiler.measure.intervals import Interval
 
-_WAIT = 30.0
-"""Seconds to wait for another process that writes."""
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS comparisons
-(key TEXT PRIMARY KEY, what TEXT NOT NULL, record TEXT NOT NULL, date REAL NOT NULL)
-"""
+_CPU = "CPUExecutionProvider"
+"""The provider that a model runs on when nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,70 +59,41 @@ def comparison_key(what: str, **parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
+def variant_key(variant: Variant) -> list[Any]:
+    """Return, as JSON values, what a variant is: the bytes of its files, and the settings that it runs under."""
+    opened = read_bundle(variant.path)
+    files = [opened.model, *(opened.model.with_name(name) for name in data_names(opened.model))]
+    settings = merged_settings(opened.settings, variant.settings)
+    settings.setdefault("providers", [[_CPU, {}]])
+    return [[sorted(describe(p).items()) for p in files if p.is_file()], settings]
+
+
+def models_key(before: Variant, after: Variant, shapes: Mapping[str, str], environment: Mapping[str, Any]) -> str:
+    """Return the key of a comparison of whole models on inputs of some shapes."""
+    variants = [variant_key(v) for v in (before, after)]
+    return comparison_key("models", variants=variants, shapes=dict(shapes), **environment)
+
+
 class Comparisons:
-    """The table of comparisons in a file; use it as a context."""
+    """The comparisons that a store holds."""
 
-    def __init__(self, path: Path, *, write: bool = True) -> None:
-        """Open the file, and make it where it is to be written; raises ``InputError`` when it is no such file."""
-        self.path = path
-        self._connection = self._open(write)
-
-    def _open(self, write: bool) -> sqlite3.Connection | None:
-        if not write and not self.path.exists():
-            return None
-        try:
-            if not write:
-                return sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=_WAIT)
-            with connection:
-                connection.execute(_TABLE)
-        except (OSError, sqlite3.Error) as error:
-            raise self._odd(error) from error
-        return connection
-
-    def __enter__(self) -> Comparisons:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._connection is not None:
-            self._connection.close()
+    def __init__(self, store: Store) -> None:
+        """Take the store that they are in; it stays its owner's."""
+        self.store = store
 
     def get(self, key: str) -> Comparison | None:
         """Return what was measured, ``None`` when nothing was."""
-        if self._connection is None:
-            return None
-        try:
-            row = self._connection.execute("SELECT record FROM comparisons WHERE key = ?", (key,)).fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return None
-            raise self._odd(error) from error
-        except sqlite3.Error as error:
-            raise self._odd(error) from error
+        row = self.store.rows("comparisons").get(key)
         if row is None:
             return None
-        record = json.loads(row[0])
+        record = json.loads(row[1])
         return Comparison(**{**record, "ratio": Interval(**record["ratio"])})
 
-    def put(self, key: str, what: str, comparison: Comparison) -> None:
-        """Keep what was measured; ``what`` says to people what it was."""
-        assert self._connection is not None
-        record = json.dumps(comparison.to_json(), sort_keys=True)
-        try:
-            with self._connection:
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO comparisons VALUES (?, ?, ?, ?)", (key, what, record, time.time())
-                )
-        except sqlite3.Error as error:
-            raise self._odd(error) from error
+    def put(self, key: str, what: str, comparison: Comparison, *, replace: bool = True) -> Comparison:
+        """Keep what was measured, and return what is kept; ``what`` says to people what it was.
 
-    def _odd(self, error: Exception) -> InputError:
-        return InputError(
-            "the file of measurements cannot be used",
-            where=str(self.path),
-            why=str(error),
-            hint="name another file (--database), or move this one away",
-        )
+        Without ``replace`` that is what another process has put there meanwhile, so that both decide alike.
+        """
+        row = (what, json.dumps(comparison.to_json(), sort_keys=True))
+        self.store.put("comparisons", key, row, replace=replace)
+        return self.get(key) or comparison

@@ -38,6 +38,9 @@ BUSY = 0.15
 PAUSE = 0.05
 """Seconds between bursts, in which the threads of the last child stop spinning."""
 
+LONG_RUN = 0.1
+"""Seconds of a run from which bursts need no run before the clock starts: waking threads no longer counts."""
+
 _ROUNDS_EACH = 3
 """Rounds of a sitting: more sittings tell more than longer ones."""
 
@@ -190,9 +193,9 @@ class Instrument:
 
         There are at least so many ``sittings``, and as many as begin within ``seconds``, each with new sessions in
         ``fresh`` processes or else in exchanged ones; each is a few rounds of one burst per variant.  A burst runs for
-        about ``burst_s`` seconds and at least once, after an untimed run.  ``bound`` binds inputs once, for models of
-        a few microseconds; ``profile`` asks the runtime's profiler besides.  Raises ``InputError`` for what cannot be
-        asked, ``WorkerError`` for a variant that cannot be loaded or run.
+        about ``burst_s`` seconds and at least once, after an untimed run where runs are short.  ``bound`` binds inputs
+        once, for models of a few microseconds; ``profile`` asks the runtime's profiler besides.  Raises ``InputError``
+        for what cannot be asked, ``WorkerError`` for a variant that cannot be loaded or run.
         """
         _check(variants, feeds)
         load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else -1.0
@@ -279,7 +282,8 @@ class Instrument:
         for index in range(rounds):
             for name in list(children) if index % 2 == 0 else reversed(list(children)):
                 time.sleep(self._pause)
-                bursts[name].append(children[name].ask({"do": "burst", "runs": lengths[name]})["seconds"])
+                request = {"do": "burst", "runs": lengths[name], "awake": children[name].run_s > LONG_RUN}
+                bursts[name].append(children[name].ask(request)["seconds"])
         return bursts
 
 

@@ -86,9 +86,13 @@ class _Held:
             self.clock = clock
 
     def burst(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Run once untimed, to wake the threads, then as often as asked, and return the seconds of each run."""
+        """Run once untimed, to wake the threads, then as often as asked, and return the seconds of each run.
+
+        With ``awake`` there is no untimed run.
+        """
         run, clock = self.run, self.clock
-        run()
+        if not request.get("awake", False):
+            run()
         seconds = []
         for _ in range(request["runs"]):
             start = clock()
@@ -124,13 +128,14 @@ class _Held:
 def _open(request: Mapping[str, Any], *, profile_to: str = "") -> Any:
     """Open a model file or a bundle with its own settings, and those of the request over them."""
     from compiler.backend.session import apply_settings, check_files, choose_providers, read_bundle
+    from compiler.backend.session_plugins import available_providers, open_model
 
     bundle = read_bundle(request["path"])
     check_files(bundle)
     import onnxruntime
 
     settings = _over(bundle.settings, request["settings"], request["threads"])
-    providers = choose_providers(settings, onnxruntime.get_available_providers())
+    providers = choose_providers(settings, available_providers())
     wanted = [name for name, _ in settings.get("providers", ())]
     if len(providers) < len(wanted):  # the runtime would only warn, and time another provider instead
         missing = ", ".join(name for name in wanted if name not in dict(providers))
@@ -140,16 +145,18 @@ def _open(request: Mapping[str, Any], *, profile_to: str = "") -> Any:
     apply_settings(options, settings)
     if profile_to:
         options.enable_profiling, options.profile_file_prefix = True, profile_to
-    return onnxruntime.InferenceSession(str(bundle.model), options, providers=providers)
+    return open_model(str(bundle.model), options, providers)
 
 
 def _over(own: Mapping[str, Any], given: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
     """Return a bundle's settings with others over them; ``threads`` is for models that do not say a number."""
-    parts = ("session_options", "config_entries")
-    merged: dict[str, Any] = {part: {**own.get(part, {}), **given.get(part, {})} for part in parts}
-    if threads is not None and not (isinstance(said := merged[parts[0]].get(_THREADS), int) and said > 0):
-        merged[parts[0]][_THREADS] = threads
-    return {**own, **given, **merged}
+    from compiler.backend.session import merged_settings
+
+    merged = merged_settings(own, given)
+    options = merged["session_options"]
+    if threads is not None and not (isinstance(said := options.get(_THREADS), int) and said > 0):
+        options[_THREADS] = threads
+    return merged
 
 
 def _by_operator(events: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:

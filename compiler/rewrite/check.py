@@ -5,7 +5,7 @@ A mistake is a ``ParseError`` with a caret under the place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import nearest
@@ -13,7 +13,7 @@ from compiler.ir.dims import Dim, Expr
 from compiler.ir.dtype import DType
 from compiler.ir.schema import NEWEST_KNOWN, Schema, is_runtime_operator, schema
 from compiler.ir.syntax import DimList, Operand, Run, Statement, TypeSyntax
-from compiler.rewrite.pattern import ANY, Pattern
+from compiler.rewrite.pattern import ANY, Pattern, types_of
 
 if TYPE_CHECKING:
     from compiler.rewrite.rule import Rule
@@ -47,7 +47,7 @@ class _Side:
     def check_before(self) -> None:
         """Check a form that is matched."""
         self._definitions()
-        for s in self.pattern.statements:
+        for s in self.pattern.statements if not self.pattern.skipped else ():  # parts of a form are as the whole is
             self._statement(s)
         self._connected()
         self._dims_bound()
@@ -131,16 +131,15 @@ class _Side:
                 self._known_dims((a.value,), a.at)
 
     def _known_dims(self, dims: Iterable[Dim], at: int) -> None:
-        known = {n for f in self.rule.forms for n in plain_dims(f)}
         for name in symbols(dims):
-            if name not in known:
+            if not any(name in f.dims for f in self.rule.forms):
+                known = {n for f in self.rule.forms for n in f.dims}
                 raise self.error(f"the dim {name} is not bound", at, hint=nearest(name, sorted(known)) if known else "")
 
     def _dims_bound(self) -> None:
-        known = set(plain_dims(self.pattern))
-        for written in written_types(self.pattern):
+        for written in self.pattern.types:
             for name in symbols(d for d in written.dims or () if not isinstance(d, Run)):
-                if name not in known:
+                if name not in self.pattern.dims:
                     raise self.error(f"the dim {name} stands only in expressions", written.at)
 
     def _all_used(self) -> None:
@@ -152,7 +151,7 @@ class _Side:
     # Operators -----------------------------------------------------------------------------------
 
     def _statement(self, s: Statement) -> None:
-        for written in _types_of(s):
+        for written in types_of(s):
             self._type(written)
         for op in (s.op, *s.alternatives):
             self._operator(s, op)
@@ -197,25 +196,6 @@ def _overrides(rule: type[Rule], hook: str) -> bool:
     return any(hook in vars(c) for c in rule.__mro__ if c.__name__ != "Rule" and c is not object)
 
 
-def _types_of(s: Statement) -> list[TypeSyntax]:
-    outputs = [o.type for o in s.outputs if o is not None and o.type is not None]
-    return outputs + [o.type for o in s.inputs if isinstance(o, Operand) and o.type is not None]
-
-
-def written_types(pattern: Pattern) -> list[TypeSyntax]:
-    """Return every type that a pattern writes."""
-    return [t for s in pattern.statements for t in _types_of(s)]
-
-
 def symbols(dims: Iterable[Any]) -> list[str]:
     """Return the names that occur in dims."""
     return [name for d in dims if isinstance(d, Expr) for name in d.symbols()]
-
-
-def plain_dims(pattern: Pattern) -> Mapping[str, None]:
-    """Return the names of dims that a pattern binds: those that stand alone somewhere."""
-    dims = [d for t in written_types(pattern) for d in t.dims or ()]
-    for s in pattern.statements:
-        dims += [d for o in s.inputs if isinstance(o, DimList) for d in o.dims]
-        dims += [a.value for a in s.attributes.values() if a.kind == "dim"]
-    return dict.fromkeys(d.symbols()[0] for d in dims if isinstance(d, Expr) and d.is_symbol)

@@ -1,5 +1,8 @@
 """Apply rules to graphs: a worklist of nodes, rules indexed by the operator of their root.
 
+A rule is read when a node with its root's operator is met and, where the graph was surveyed, all other operators that
+it asks for were met too: what makes new operators lets rules in that had no place before.
+
 Each node is tried once; after a rewrite the new nodes and those near them are tried again.  So the work is near-linear
 in the size of the graph.  At one node the largest form that matches wins, ties go by name, and builds are
 deterministic.  A node that was made by a long chain of rewrites is the sign of rules that undo each other: the rule
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ from compiler.rewrite.match import Match, Matcher, Refusal
 from compiler.rewrite.order import Order
 from compiler.rewrite.pattern import Pattern
 from compiler.rewrite.rule import Rule
+from compiler.rewrite.surroundings import Surroundings, may_match, surroundings
 
 if TYPE_CHECKING:
     from compiler.rewrite.match import Trace
@@ -95,21 +99,38 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Candidate:
     """A form of a rule, ready to be tried."""
 
     rule: Rule
+    """The rule."""
     pattern: Pattern
+    """The form."""
     matcher: Matcher
+    """What finds it."""
+
+
+def largest_first(candidate: Candidate) -> tuple[int, str, int]:
+    """Return the key that puts forms with more statements first; ties go by name."""
+    return (-len(candidate.pattern.statements), candidate.rule.name, candidate.pattern.index)
 
 
 class Engine:
     """Applies a set of rules; one use for one run of a pass."""
 
     def __init__(
-        self, rules: Iterable[Rule], ctx: Context, *, backwards: bool = False, trace: Trace | None = None
+        self,
+        rules: Iterable[Rule],
+        ctx: Context,
+        *,
+        backwards: bool = False,
+        trace: Trace | None = None,
+        precedence: Callable[[Candidate], Any] = largest_first,
     ) -> None:
-        """Index the rules; ``backwards`` visits the outputs of a graph first, ``trace`` is told of near misses."""
+        """Index the rules; ``backwards`` visits the outputs of a graph first, ``trace`` is told of near misses.
+
+        ``precedence`` is the key by which forms are tried in order at one node.
+        """
         self.ctx = ctx
         self.backwards = backwards
         self.trace = trace
@@ -117,21 +138,61 @@ class Engine:
         self.generation: dict[Node, int] = {}
         self.stopped: set[str] = set()
         self.made: list[Node] = []
-        self.index: dict[str, list[_Candidate]] = {}
-        self._likely: dict[tuple[str, frozenset[str]], list[_Candidate]] = {}
+        self.precedence = precedence
+        self._present: set[str] | None = None
+        self._unread: dict[str, list[Rule]] = {}
+        self._looked: set[str] = set()
+        self._index: dict[str, list[Candidate]] = {}
+        self._likely: dict[Surroundings, list[Candidate]] = {}
         for rule in rules:
-            self._add(rule)
-        for found in self.index.values():
-            found.sort(key=lambda c: (-len(c.pattern.statements), c.rule.name, c.pattern.index))
+            for op in rule.outline().roots:
+                self._unread.setdefault(op, []).append(rule)
+        self.roots = frozenset(self._unread)
+        """Operators at which some rule may start."""
 
-    def _add(self, rule: Rule) -> None:
-        for pattern in rule.forms:
-            matcher = Matcher(pattern, rule.types, rule.outputs, rule.kept)
-            for op in sorted(pattern.operators[pattern.root]):
-                self.index.setdefault(op, []).append(_Candidate(rule, pattern, matcher))
+    # Which rules there are -----------------------------------------------------------------------
+
+    def survey(self, nodes: Iterable[Node]) -> None:
+        """Take note of operators; rules that ask for operators of which no note was taken are left out from now on.
+
+        Without a survey, and with a trace, no rule is left out.
+        """
+        met = {n.qualified for n in nodes}
+        if self._present is None:
+            self._present = met
+        elif not met <= self._present:
+            self._present |= met
+            self._looked.clear()
+
+    def _rules_at(self, op: str) -> Sequence[Candidate]:
+        """Return the forms whose root may be an operator."""
+        if op not in self._looked:
+            self._looked.add(op)
+            self._read(op)
+        return self._index.get(op, ())
+
+    def _read(self, op: str) -> None:
+        """Read the rules that may start at an operator and are possible now."""
+        unread = self._unread.get(op, ())
+        found = [r for r in unread if self._is_possible(r)]
+        if not found:
+            return
+        self._unread[op] = [r for r in unread if r not in found]
+        candidates = self._index.setdefault(op, [])
+        for rule in found:
+            forms = (form for form in rule.forms if op in form.operators[form.root])
+            candidates += [Candidate(rule, f, Matcher(f, rule.types, rule.outputs, rule.kept)) for f in forms]
+        candidates.sort(key=self.precedence)
+        self._likely = {around: likely for around, likely in self._likely.items() if around[0] != op}
+
+    def _is_possible(self, rule: Rule) -> bool:
+        return self._present is None or self.trace is not None or rule.outline().possible(self._present)
+
+    # A graph -------------------------------------------------------------------------------------
 
     def run(self, graph: Graph) -> bool:
         """Rewrite a graph and the graphs nested in it until no rule applies; return whether anything changed."""
+        self.survey(graph.all_nodes())
         changed = False
         for g in open_graphs(graph):
             changed = self._graph(g) or changed
@@ -139,7 +200,7 @@ class Engine:
 
     def _graph(self, graph: Graph) -> bool:
         nodes = graph.reversed_nodes() if self.backwards else graph.nodes()
-        queue = deque(n for n in nodes if n.qualified in self.index)
+        queue = deque(n for n in nodes if n.qualified in self.roots)
         queued = set(queue)
         changed = False
         while queue:
@@ -152,7 +213,7 @@ class Engine:
                 continue
             changed = True
             for near in self._near(made, graph):
-                if near not in queued and near.qualified in self.index:
+                if near not in queued and near.qualified in self.roots:
                     queued.add(near)
                     queue.append(near)
         return changed
@@ -171,19 +232,19 @@ class Engine:
                 return made
         return None
 
-    def _candidates(self, node: Node) -> Sequence[_Candidate]:
-        """Return the forms whose root may be a node, going by its operator and by those that make its operands."""
-        found = self.index.get(node.qualified, ())
+    def _candidates(self, node: Node) -> Sequence[Candidate]:
+        """Return the forms whose root may be a node, going by its operator and its surroundings."""
+        found = self._rules_at(node.qualified)
         if self.trace is not None or not found:
             return found
-        key = node.qualified, frozenset(v.node.qualified for v in node.inputs if v is not None and v.node is not None)
-        likely = self._likely.get(key)
+        around = surroundings(node)
+        likely = self._likely.get(around)
         if likely is None:
-            likely = [c for c in found if not any(map(key[1].isdisjoint, c.pattern.needs[c.pattern.root]))]
-            self._likely[key] = likely
+            likely = [c for c in found if may_match(c.pattern, c.pattern.root, around)]
+            self._likely[around] = likely
         return likely
 
-    def _try(self, candidate: _Candidate, node: Node) -> list[Node] | None:
+    def _try(self, candidate: Candidate, node: Node) -> list[Node] | None:
         stats = self.ctx.rules.setdefault(candidate.rule.name, RuleStats())
         stats.tries += 1
         start = time.perf_counter()
@@ -202,7 +263,7 @@ class Engine:
                 found[name] = fits
         return list(found.values())
 
-    def _first(self, candidate: _Candidate, node: Node, stats: RuleStats) -> tuple[Match, Replacement] | None:
+    def _first(self, candidate: Candidate, node: Node, stats: RuleStats) -> tuple[Match, Replacement] | None:
         """Return the first way to match a form at a node that its rule accepts, with its replacement."""
         rule = candidate.rule
         found: list[tuple[Match, Replacement]] = []
@@ -218,7 +279,7 @@ class Engine:
 
         return found[-1] if candidate.matcher.match(node, accept, self.trace) is not None else None
 
-    def _rewrite(self, candidate: _Candidate, node: Node, stats: RuleStats) -> list[Node] | None:
+    def _rewrite(self, candidate: Candidate, node: Node, stats: RuleStats) -> list[Node] | None:
         rule = candidate.rule
         fits = self._first(candidate, node, stats)
         if fits is None:
@@ -237,6 +298,8 @@ class Engine:
             stats.refusals[str(refusal)] = stats.refusals.get(str(refusal), 0) + 1
             return None
         self.made = new
+        if self._present is not None:
+            self.survey(new)
         stats.hits += 1
         self.ctx.count(rule.name)
         self.generation.update(dict.fromkeys(new, generation))

@@ -20,7 +20,7 @@ from compiler.ir.graph import Graph, Model, Node, Value
 from compiler.ir.infer import infer_nodes
 from compiler.ir.schema import is_random, node_schema
 from compiler.rewrite.apply import type_change
-from compiler.rewrite.engine import Engine
+from compiler.rewrite.engine import Candidate, Engine
 from compiler.rewrite.legal import Legality
 from compiler.rewrite.transform import Context
 
@@ -29,6 +29,10 @@ BY = "expand"
 
 _DEEPEST = 8
 """Definitions within definitions; those of the standard are three deep."""
+
+
+def _plainest_first(candidate: Candidate) -> tuple[bool, str, int]:
+    return (len(candidate.rule.replacement.statements) > 1, candidate.rule.name, candidate.pattern.index)
 
 
 class Expander:
@@ -49,10 +53,8 @@ class Expander:
 
     def _engine(self, legality: Callable[[Node], str]) -> Engine:
         """Return our definitions, an operator for an operator first, that may make what ``legality`` allows."""
-        engine = Engine(self.ctx.rules_of("expand"), replace(self.ctx, legality=legality), trace=self.ctx.trace)
-        for candidates in engine.index.values():
-            candidates.sort(key=lambda c: (len(c.rule.replacement.statements) > 1, c.rule.name, c.pattern.index))
-        return engine
+        ctx = replace(self.ctx, legality=legality)
+        return Engine(self.ctx.rules_of("expand"), ctx, trace=self.ctx.trace, precedence=_plainest_first)
 
     def _why_not_at_once(self, node: Node) -> str:
         """Return why a node would have to be taken apart again, ``""`` when it runs."""
@@ -95,7 +97,7 @@ class Expander:
             return ""
         if node.qualified in self._barred:
             return f"{reason}, and it is defined by what was taken apart to make it"
-        if node.qualified in self.lenient.index:
+        if node.qualified in self.lenient.roots:
             return ""
         if depth == _DEEPEST:
             return reason

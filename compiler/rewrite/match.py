@@ -23,6 +23,7 @@ from compiler.ir.spelling import Number, read_contents
 from compiler.ir.syntax import Attribute, DimList, Literal, Operand, Statement
 from compiler.ir.types import Shape
 from compiler.rewrite.pattern import ANY, COMMUTATIVE, Pattern
+from compiler.rewrite.surroundings import may_match_here
 from compiler.rewrite.unify import Allowed, Binding
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class Match:
 class Matcher:
     """Tries one form at one node after another."""
 
-    __slots__ = ("accept", "allowed", "b", "forward", "outputs", "pattern", "shared", "trace")
+    __slots__ = ("accept", "allowed", "b", "forward", "outputs", "pattern", "root", "shared", "trace")
 
     def __init__(self, pattern: Pattern, allowed: Allowed, outputs: frozenset[str], shared: frozenset[str]) -> None:
         """Take the form, what type variables allow, and the values that are kept or may have other users."""
@@ -177,12 +178,13 @@ class Matcher:
         self.trace: Trace | None = None
         self.b = Binding()
         self.accept: Callable[[Binding], str] = _accept_all
-        self.forward = _unreached(pattern)
+        self.forward = pattern.unreached
+        self.root = pattern.root
 
     def match(self, root: Node, accept: Callable[[Binding], str], trace: Trace | None = None) -> Binding | None:
         """Return the bindings of the first way to match that ``accept`` does not give a reason against."""
         self.b, self.accept, self.trace = Binding(), accept, trace
-        return self.b if self._node(self.pattern.root, root, ()) else None
+        return self.b if self._node(self.root, root, ()) else None
 
     def _miss(self, statement: int, place: Node | Value | None, reason: str) -> bool:
         if self.trace is not None:
@@ -217,8 +219,8 @@ class Matcher:
         s, b = self.pattern.statements[index], self.b
         if node.qualified not in self.pattern.operators[index]:
             return self._miss(index, node, self._expected(index) + f", found {node.qualified}")
-        if self.trace is None and not made_by(node, self.pattern.needs[index]):
-            return False
+        if self.trace is None and index != self.root and not may_match_here(self.pattern, index, node):
+            return False  # the engine has looked around the root already
         b.bind(b.nodes, index, node)
         reason = self._outputs(s, node) or self._attributes(s, node)
         if reason:
@@ -381,28 +383,6 @@ def _push(pairs: list[Pair], goals: Any) -> Any:
     for pair in reversed(pairs):
         goals = (pair, goals)
     return goals
-
-
-def made_by(node: Node, needs: tuple[frozenset[str], ...]) -> bool:
-    """True when for each set of operators one of them makes an operand of the node."""
-    if not needs:
-        return True
-    makers = {v.node.qualified for v in node.inputs if v is not None and v.node is not None}
-    return not any(map(makers.isdisjoint, needs))
-
-
-def _unreached(pattern: Pattern) -> tuple[int, ...]:
-    """Return the statements that the root does not lead to, those first that it leads to through users."""
-    reached, todo = set(), [pattern.root]
-    while todo:
-        index = todo.pop()
-        if index in reached:
-            continue
-        reached.add(index)
-        for operand in pattern.statements[index].inputs:
-            if isinstance(operand, Operand) and operand.name in pattern.defined:
-                todo.append(pattern.defined[operand.name][0])
-    return tuple(i for i in range(len(pattern.statements)) if i not in reached)
 
 
 def _describe(value: Value) -> str:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from compiler.ir.dims import Expr
 from compiler.ir.grammar import Grammar
-from compiler.ir.syntax import DimList, Literal, Operand, Statement
+from compiler.ir.syntax import DimList, Literal, Operand, Statement, TypeSyntax
 
 FORMS_LIMIT = 64
 """Forms that the optional statements of one text may give."""
@@ -24,6 +25,12 @@ COMMUTATIVE = frozenset(
 
 ANY = "_"
 """The name of the operand ``%_``, which may be anything."""
+
+CONSTANT, ANYTHING = -1, -2
+"""What a statement wants of an operand that no other statement makes."""
+
+Written = Operand | Literal | DimList | None
+"""What may stand where an operand stands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +81,57 @@ class Pattern:
         return tuple(operators(s) for s in self.statements)
 
     @cached_property
-    def needs(self) -> tuple[tuple[frozenset[str], ...], ...]:
-        """For each statement, the operators that must make its operands: one set for each operand that is made."""
-        return tuple(tuple(self._makers(s)) for s in self.statements)
+    def wants(self) -> tuple[tuple[int, ...], ...]:
+        """For each operand of each statement, the position of the statement that makes it, or one of the two below."""
+        return tuple(tuple(map(self._want, s.inputs)) for s in self.statements)
 
-    def _makers(self, statement: Statement) -> Iterator[frozenset[str]]:
-        for operand in statement.inputs:
-            at = self.defined.get(operand.name) if isinstance(operand, Operand) else None
-            if at is not None and not (isinstance(operand, Operand) and operand.optional):
-                yield self.operators[at[0]]
+    @cached_property
+    def unreached(self) -> tuple[int, ...]:
+        """Positions of the statements that the root does not lead to through operands."""
+        reached: set[int] = set()
+        todo = [self.root]
+        while todo:
+            index = todo.pop()
+            if index in reached:
+                continue
+            reached.add(index)
+            for operand in self.statements[index].inputs:
+                if isinstance(operand, Operand) and operand.name in self.defined:
+                    todo.append(self.defined[operand.name][0])
+        return tuple(i for i in range(len(self.statements)) if i not in reached)
+
+    @cached_property
+    def types(self) -> tuple[TypeSyntax, ...]:
+        """Every type that is written."""
+        return tuple(t for s in self.statements for t in types_of(s))
+
+    @cached_property
+    def dims(self) -> frozenset[str]:
+        """Names of dims that are bound: those that stand alone somewhere."""
+        dims = [d for t in self.types for d in t.dims or ()]
+        for s in self.statements:
+            dims += [d for o in s.inputs if isinstance(o, DimList) for d in o.dims]
+            dims += [a.value for a in s.attributes.values() if a.kind == "dim"]
+        return frozenset(d.symbols()[0] for d in dims if isinstance(d, Expr) and d.is_symbol)
+
+    def _want(self, written: Written) -> int:
+        if isinstance(written, Literal):  # contents in a list may be known of what is no constant
+            return ANYTHING if written.nested else CONSTANT
+        if not isinstance(written, Operand) or written.optional:
+            return ANYTHING
+        at = self.defined.get(written.name)
+        return at[0] if at is not None else CONSTANT if written.constant else ANYTHING
 
     def operands(self) -> Iterator[Operand]:
         """Yield every named operand of every statement."""
         for statement in self.statements:
             yield from (o for o in statement.inputs if isinstance(o, Operand))
+
+
+def types_of(statement: Statement) -> list[TypeSyntax]:
+    """Return the types that a statement writes, those of its outputs first."""
+    outputs = [o.type for o in statement.outputs if o is not None and o.type is not None]
+    return outputs + [o.type for o in statement.inputs if isinstance(o, Operand) and o.type is not None]
 
 
 def operators(statement: Statement) -> frozenset[str]:
@@ -136,10 +180,6 @@ def _without(statements: Sequence[Statement], left_out: tuple[int, ...], grammar
         kept.append(replace(s, inputs=inputs, optional=False))
         above.update(o.name for o in s.outputs if o is not None)
     return Pattern(tuple(kept), grammar, index, tuple(alias), {name: o.name for name, o in alias.items()})
-
-
-Written = Operand | Literal | DimList | None
-"""What may stand where an operand stands."""
 
 
 def _renamed(operand: Written, alias: dict[str, Operand]) -> Written:

@@ -1,8 +1,10 @@
 """Rules: local rewrites written as typed theorems in the IR's own text.
 
 A rule says ``before`` and ``after``; its types are its conditions, its docstring is its documentation, and the generic
-harness is its test.  Everything is checked against the ONNX schemas when the class is defined, so a wrong rule fails at
-import, with file, line, column and a caret.
+harness is its test.  Everything is checked against the ONNX schemas; a mistake is told with file, line, column and a
+caret.  A rule of another package, which nobody else may have tested, is read when its class is defined, so a wrong one
+fails at import.  Ours are held by the tests and by ``ampc rules``, and are read when they are needed first: reading all
+of them takes longer than compiling most models, and most have no place in a model (``compiler.rewrite.outline``).
 
 Considered and rejected: patterns as traced Python functions.  They need a tracer, hide attributes that nobody listed,
 and cannot be shown, tested or explained without being run.
@@ -19,6 +21,7 @@ from compiler.errors import ParseError
 from compiler.ir.dtype import INTEGERS as ALL_INTEGERS
 from compiler.ir.dtype import DType
 from compiler.rewrite.check import check_rule
+from compiler.rewrite.outline import Outline, glance, outline_of
 from compiler.rewrite.pattern import Pattern, expand_forms, read_statements
 
 if TYPE_CHECKING:
@@ -35,6 +38,21 @@ NUMBERS = FLOATS | INTEGERS
 
 STAGES = ("canonical", "raise", "optimize", "lower", "expand")
 """What rules are for, in the order in which a pipeline applies them."""
+
+_OWN = "passes."
+"""Where the modules are whose rules are read late."""
+
+
+class _Unread:
+    """Stands in a rule for an attribute that its texts give: the first use of any of them reads the rule."""
+
+    def __init__(self, owner: type[Rule], name: str) -> None:
+        self.owner = owner
+        self.name = name
+
+    def __get__(self, rule: Rule | None, cls: type[Rule]) -> Any:
+        _read_rule(self.owner)
+        return vars(self.owner)[self.name]
 
 
 class Rule:
@@ -60,34 +78,49 @@ class Rule:
     domain: ClassVar[Mapping[str, str]] = {}
     """What test data must look like for the theorem to hold: leaf or dim → words of the harness."""
 
-    forms: ClassVar[tuple[Pattern, ...]] = ()
+    forms: ClassVar[tuple[Pattern, ...]]
     """All forms of ``before``, optional parts multiplied out, larger ones first."""
     replacement: ClassVar[Pattern]
     """``after``, parsed."""
-    outputs: ClassVar[frozenset[str]] = frozenset()
+    outputs: ClassVar[frozenset[str]]
     """Values that both sides define: they are replaced, and may be used by anybody."""
-    bound: ClassVar[frozenset[str]] = frozenset()
+    bound: ClassVar[frozenset[str]]
     """Values that some form of ``before`` binds."""
-    kept: ClassVar[frozenset[str]] = frozenset()
+    kept: ClassVar[frozenset[str]]
     """The names of ``shared``."""
-    may_be_missing: ClassVar[frozenset[str]] = frozenset()
+    may_be_missing: ClassVar[frozenset[str]]
     """Values that ``before`` writes with a question mark."""
+    _outline: ClassVar[Outline]
 
     def __init_subclass__(cls) -> None:
-        """Parse and check the rule; raises ``ParseError`` that names file, line and column."""
+        """Name the rule, and read it unless it is ours; raises ``ParseError`` that names file, line and column."""
         cls.name = cls.__name__
-        if "before" not in cls.__dict__:
-            return
-        texts = (cls.before,) if isinstance(cls.before, str) else tuple(cls.before)
-        try:
-            _define(cls, texts, cls.after)
-        except ParseError:
-            place = _Place(cls)
-            _define(cls, tuple(place.padded(t) for t in texts), place.padded(cls.after), source=place.path)
-            raise
+        if "before" in vars(cls):
+            _leave_unread(cls)
+            if not cls.__module__.startswith(_OWN):
+                cls.read()
+
+    @classmethod
+    def read(cls) -> None:
+        """Parse and check the rule unless that was done; raises ``ParseError`` that names file, line and column."""
+        _ = cls.forms
+
+    @classmethod
+    def outline(cls) -> Outline:
+        """Return which operators the rule names, without reading it where that can be told."""
+        if "_outline" not in vars(cls):
+            cls._outline = glance(_texts(cls), cls.after) or outline_of(cls.forms, cls.replacement)
+        return cls._outline
 
     def guard(self, m: Match) -> str | None:
         """Return why the rule does not apply at a match, with the value at fault; ``None`` when it does."""
+        return None
+
+    def worth(self, m: Match) -> str | None:
+        """Return why the rule would not pay at a match where it applies; ``None`` when that is for the costs to say.
+
+        Asked where rewrites are selected by cost: for what was measured and no cost model sees.
+        """
         return None
 
     def constants(self, m: Match) -> dict[str, Any]:
@@ -98,6 +131,37 @@ class Rule:
     def summary(cls) -> str:
         """Return the first line of the documentation."""
         return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def _texts(cls: type[Rule]) -> tuple[str, ...]:
+    return (cls.before,) if isinstance(cls.before, str) else tuple(cls.before)
+
+
+_GIVEN = ("forms", "replacement", "outputs", "bound", "kept", "may_be_missing")
+"""Attributes that the texts give."""
+
+
+def _leave_unread(cls: type[Rule]) -> None:
+    for name in _GIVEN:
+        setattr(cls, name, _Unread(cls, name))
+
+
+def _read_rule(cls: type[Rule]) -> None:
+    """Define what the texts give, or nothing of it when there is a mistake."""
+    try:
+        _define_or_say_where(cls)
+    except Exception:
+        _leave_unread(cls)
+        raise
+
+
+def _define_or_say_where(cls: type[Rule]) -> None:
+    try:
+        _define(cls, _texts(cls), cls.after)
+    except ParseError:
+        place = _Place(cls)
+        _define(cls, tuple(place.padded(t) for t in _texts(cls)), place.padded(cls.after), source=place.path)
+        raise
 
 
 def _define(cls: type[Rule], texts: tuple[str, ...], after: str, *, source: str = "") -> None:

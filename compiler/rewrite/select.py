@@ -141,11 +141,12 @@ def lower_by_cost(rules: Iterable[Rule], graph: Graph, ctx: Context) -> bool:
         engine = Engine(given, ctx, backwards=True, trace=ctx.trace)
         applied = False
         for g in open_graphs(graph):
+            engine.survey(g.nodes())
             found = _candidates(engine, g, ctx)
             chosen = choose([c for c in found if c.gain > 1 and c.saved >= _LEAST_SAVED])
             decided |= {(d.place, d.operator, d.chosen): d for d in _decisions(found, chosen)}
             for candidate in sorted(chosen, key=lambda c: -c.position):
-                applied = _apply(candidate, ctx) or applied
+                applied = _apply(candidate, ctx, engine) or applied
         if not applied:
             break
         changed = True
@@ -153,10 +154,16 @@ def lower_by_cost(rules: Iterable[Rule], graph: Graph, ctx: Context) -> bool:
     return changed
 
 
-def _apply(candidate: Candidate, ctx: Context) -> bool:
+def _apply(candidate: Candidate, ctx: Context, engine: Engine) -> bool:
     """Match once more, since values may have been replaced since, and rewrite."""
     root = candidate.match.root
-    return root.graph is not None and Engine([candidate.rule], ctx).at(root) is not None
+    if root.graph is None:
+        return False
+    alone = Engine([candidate.rule], ctx)
+    alone.order = engine.order  # numbering the nodes anew for each rewrite would make the work quadratic
+    made = alone.at(root)
+    engine.survey(made or ())
+    return made is not None
 
 
 # Candidates --------------------------------------------------------------------------------------
@@ -166,7 +173,6 @@ def _candidates(engine: Engine, graph: Graph, ctx: Context) -> list[Candidate]:
     return [
         _candidate(match, made, position, ctx)
         for position, node in enumerate(graph.nodes())
-        if node.qualified in engine.index
         for match, made in engine.matches(node)
     ]
 
@@ -226,35 +232,55 @@ def expected_gain(before: Cost, after: Cost, table: float | None, *, measured: b
 # Choice ------------------------------------------------------------------------------------------
 
 
+Conflicts = Sequence[set[int]]
+"""For each candidate, by its position, those that share a node with it."""
+
+
 def choose(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates that do not exclude each other and save most together."""
-    import networkx as nx
-
-    conflicts = nx.Graph()
-    conflicts.add_nodes_from(range(len(candidates)))
     holders: dict[Node, list[int]] = {}
+    conflicts: list[set[int]] = [set() for _ in candidates]
     for i, candidate in enumerate(candidates):
         for node in candidate.match.nodes():
-            for other in holders.setdefault(node, []):
-                conflicts.add_edge(other, i)
-            holders[node].append(i)
+            held = holders.setdefault(node, [])
+            for other in held:
+                conflicts[other].add(i)
+                conflicts[i].add(other)
+            held.append(i)
     chosen: list[int] = []
-    for component in sorted((sorted(c) for c in nx.connected_components(conflicts)), key=lambda c: c[0]):
+    for component in _components(conflicts):
         ordered = sorted(component, key=lambda i: candidates[i].order)
         solve = _exactly if len(ordered) <= EXACT else _greedily
         chosen += solve(ordered, [candidates[i].saved for i in ordered], conflicts)
     return [candidates[i] for i in sorted(chosen)]
 
 
-def _greedily(ordered: Sequence[int], saved: Sequence[float], conflicts: Any) -> list[int]:
-    taken: list[int] = []
+def _components(conflicts: Conflicts) -> list[list[int]]:
+    """Return the candidates that conflicts connect, each component in order, and those in the order of their first."""
+    found: list[list[int]] = []
+    seen: set[int] = set()
+    for start in range(len(conflicts)):
+        component, todo = [], [start]
+        while todo:
+            i = todo.pop()
+            if i not in seen:
+                seen.add(i)
+                component.append(i)
+                todo.extend(conflicts[i])
+        if component:
+            found.append(sorted(component))
+    return found
+
+
+def _greedily(ordered: Sequence[int], saved: Sequence[float], conflicts: Conflicts) -> list[int]:
+    taken: dict[int, None] = {}
     for i in ordered:
-        if not any(conflicts.has_edge(i, t) for t in taken):
-            taken.append(i)
-    return taken
+        if conflicts[i].isdisjoint(taken):
+            taken[i] = None
+    return list(taken)
 
 
-def _exactly(ordered: Sequence[int], saved: Sequence[float], conflicts: Any) -> list[int]:
+def _exactly(ordered: Sequence[int], saved: Sequence[float], conflicts: Conflicts) -> list[int]:
     """Branch on each candidate in turn, and cut off where what is left cannot make up for the best known."""
     rest = [sum(saved[k:]) for k in range(len(ordered) + 1)]
     best: tuple[float, list[int]] = (-1.0, [])
@@ -267,7 +293,7 @@ def _exactly(ordered: Sequence[int], saved: Sequence[float], conflicts: Any) -> 
             best = (total, taken)
             continue
         todo.append((k + 1, total, taken))
-        if not any(conflicts.has_edge(ordered[k], t) for t in taken):
+        if conflicts[ordered[k]].isdisjoint(taken):
             todo.append((k + 1, total + saved[k], [*taken, ordered[k]]))
     return best[1]
 

@@ -90,9 +90,10 @@ class Context:
         """Return why the selection leaves a lowering rule out, ``""`` when it admits it, and for all other rules."""
         if rule.stage != "lower":
             return ""
-        foreign = [s.domain for s in rule.replacement.statements if s.domain]
+        outline = rule.outline()
+        foreign = [s.domain for s in outline.after if s.domain]
         if self.select == "fused":
-            apart = len(rule.replacement.statements) > len(rule.forms[0].statements) and not foreign
+            apart = len(outline.after) > outline.longest and not foreign
             return "it takes an operator apart" if apart else ""
         if self.select == "standard":
             return f"it makes operators of {foreign[0]}" if foreign else ""

@@ -374,14 +374,14 @@ def _as_worker_errors(run: Callable[[Mapping[str, Any]], list[Any]]) -> Callable
 
 def _independent(regions: Sequence[Region]) -> Iterator[list[Region]]:
     """Yield runs of regions of one pass in which none reads what another of the same run makes."""
-    batch: list[Region] = []
+    batch: dict[Region, None] = {}
     for region in regions:
         if any(o.region in batch for o in region.inputs.values() if o.region is not None):
-            yield batch
-            batch = []
-        batch.append(region)
+            yield list(batch)
+            batch = {}
+        batch[region] = None
     if batch:
-        yield batch
+        yield list(batch)
 
 
 def type_of(array: Any, known: Type) -> Type:

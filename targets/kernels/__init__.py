@@ -1,11 +1,12 @@
 """Know which operators an execution provider has kernels for, at which versions and for which types.
 
-For providers of the installed ONNX Runtime the answer is read from its own kernel registry, so it cannot be
-out of date. Importing ONNX Runtime for that takes a fifth of a second, so the table is kept on disk for each
-build. For the others it comes from data beside this module, one file for each provider, which
-``tools/kernel_tables.py`` makes. Providers that compile register no kernels: their files list the operators that
-their converters take, at any version, and say types of the first operand only (the constraint ``*``). What they
-want besides is in ``demands.toml``.
+For providers of the installed ONNX Runtime the answer is read from its own kernel registry, so it cannot be out of
+date. Importing ONNX Runtime for that takes a fifth of a second, so the table is kept on disk for each build. Builds
+with a provider that compiles (OpenVINO, CoreML) crash when they are asked, so a child process asks, and those builds
+have the data of the release that was read last, also for the CPU provider. For the others it comes from data beside
+this module, one file for each provider, which ``generate`` makes. Providers that compile register no kernels: their
+files list the operators that their converters take, at any version, and say types of the first operand only (the
+constraint ``*``). What they want besides is in ``demands.toml``.
 
 A kernel matches a node by the version in which the node's operator was last changed (its *since-version*, not
 the model's opset): one registered with an upper bound matches every since-version within its range, but one
@@ -16,6 +17,9 @@ is then expanded instead.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -27,6 +31,7 @@ from targets.disk_cache import default_folder, remembered
 from targets.errors import TargetError
 from targets.installed import installed
 from targets.names import check_provider
+from targets.plugins import installed_plugins
 
 _OPEN = 2**31 - 1
 """How ONNX Runtime writes the end of a range that has none."""
@@ -36,6 +41,17 @@ ANY_VERSION = 10_000
 """The last version of an operator that a provider takes at any version."""
 FIRST_OPERAND = "*"
 """The constraint that holds for the type of a node's first operand, whatever its name."""
+_SECONDS = 120.0
+"""How long reading the registry may take; a fifth of a second is usual."""
+_CHILD = """
+import os, msgspec
+answers = os.dup(1)
+os.dup2(2, 1)
+from targets.kernels import read_registry
+with open(answers, "wb") as out:
+    out.write(msgspec.json.encode(read_registry()))
+"""
+"""What the child runs; whatever a library prints is no answer."""
 _HALF, _FLOAT = "tensor(float16)", "tensor(float)"
 
 
@@ -173,9 +189,9 @@ def kernels(provider: str = "CPUExecutionProvider", *, cache: Path | None = None
 
 
 def installed_providers(*, cache: Path | None = None) -> tuple[str, ...]:
-    """Return the execution providers of the installed ONNX Runtime, in its order of priority."""
+    """Return the execution providers of the installed ONNX Runtime, in its order of priority, after its plugins."""
     _, providers = _live(default_folder() if cache is None else cache)
-    return providers
+    return (*(name for name in installed_plugins() if name not in providers), *providers)
 
 
 @lru_cache(maxsize=32)
@@ -222,8 +238,30 @@ def _live(folder: Path) -> tuple[dict[str, KernelTable], tuple[str, ...]]:
 @lru_cache(maxsize=4)
 def _tables(key: str, folder: Path) -> tuple[dict[str, KernelTable], tuple[str, ...]]:
     """Return the tables and providers stored under ``key``, reading the registry when there are none."""
-    stored = remembered(Stored, read_registry, key=key, folder=folder)
+    stored = remembered(Stored, _asked, key=key, folder=folder)
     return stored.tables(), stored.providers
+
+
+def _asked() -> Stored:
+    """Read the registry in a child process; where that ends it, there are no kernels but what is shipped."""
+    places = os.pathsep.join(place for place in sys.path if place)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _CHILD],
+            capture_output=True,
+            timeout=_SECONDS,
+            check=True,
+            env=os.environ | {"PYTHONPATH": places},
+        )
+        return msgspec.json.decode(done.stdout, type=Stored)
+    except subprocess.CalledProcessError:
+        from onnxruntime.capi import _pybind_state
+
+        source = f"onnxruntime {_pybind_state.get_version_string()}, which cannot tell its kernels"
+        return Stored(source, [], [], tuple(_pybind_state.get_available_providers()))
+    except (subprocess.TimeoutExpired, OSError, msgspec.DecodeError) as error:
+        why = f"the kernels of ONNX Runtime could not be read ({error})"
+        raise TargetError(why, hint="see whether `python -c 'import onnxruntime'` works") from error
 
 
 def read_registry() -> Stored:

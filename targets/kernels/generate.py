@@ -33,7 +33,7 @@ _VARIANTS = {"CoreMLExecutionProvider(MLProgram)": "CoreMLExecutionProvider"}
 _ALSO = {"NvTensorRTRTXExecutionProvider": "TensorrtExecutionProvider"}
 """Providers that run what another one does, since they share its converter."""
 _LIVE = "CPUExecutionProvider"
-"""The provider that every runtime has, so that no data file is needed."""
+"""The provider that every runtime has; its data file is read from a runtime, for builds that cannot tell."""
 
 _MORE = {
     "QNNExecutionProvider": ("GroupNormalization", "IsNaN", "RoiAlign", "SimplifiedLayerNormalization", "Tan", "Xor")
@@ -70,6 +70,9 @@ _KNOWN = frozenset(
     {"bfloat16", "bool", "double", "float", "float16", "int4", "int8", "int16", "int32", "int64", "string"}
     | {"uint4", "uint8", "uint16", "uint32", "uint64", "float8e4m3fn", "float8e5m2", "float4e2m1"}
 )
+_RENAMED = {"Dropout": 12, "QuantizeLinear": 23}
+"""Operators whose type variables got other meanings in this version: types are stated by the newest names only, and
+older kernels take what they take."""
 _GENERAL = ("default", "HTP", "QNN CPU", "QNN GPU")
 """Constraints that are a provider's, and no type variables of an operator."""
 _SEVERAL = re.compile(r"int8/16/32/64")
@@ -148,7 +151,9 @@ class _Table:
             if kinds
         }
         for first, last in _ranges(said.get("versions", ())):
-            self.rows.append((self.provider, domain, op, first, last, constraints))
+            older = not domain and last is not None and last < _RENAMED.get(op, 0)
+            known = {} if older else constraints
+            self.rows.append((self.provider, domain, op, first, last, known))
 
     def _domain(self, op: str, domains: Iterable[str]) -> str:
         stated = list(domains)
