@@ -266,13 +266,13 @@ def test_much_is_not_made_of_little() -> None:
     """Operators that make a large tensor of a small one are not folded, however large the result would be."""
     model = read(
         """// ampc 1, opset 20
-graph @main(%x: f32[N]) -> (%y: f32[1000000000000], %z: f32[100,1000], %k: f32[4]) {
+graph @main(%x: f32[N]) -> (%y: f32[1000000000000], %z: f32[4000,1000], %k: f32[4]) {
   const %huge: i64[1] = [1000000000000]
-  const %large: i64[2] = [100, 1000]
+  const %large: i64[2] = [4000, 1000]
   const %small: i64[1] = [4]
   const %one: f32[1] = [1.0]
   %y: f32[1000000000000] = Expand(%one, %huge)
-  %z: f32[100,1000] = Expand(%one, %large)
+  %z: f32[4000,1000] = Expand(%one, %large)
   %a: f32[4] = Expand(%one, %small)
   %k: f32[4] = Neg(%a)
   return %y, %z, %k
