@@ -32,7 +32,7 @@ from compiler.observe import Dumper, Progress, RewriteLog
 from compiler.opening import open_model, prepare
 from compiler.options import Options
 from compiler.output import Output
-from compiler.placing import check_device, report_placement, require_static, unshared
+from compiler.placing import check_device, opset_notes, report_placement, require_static, unshared
 from compiler.planning import check_selection, plan, rule_context
 from compiler.result import (
     TIMES,
@@ -202,7 +202,7 @@ class Compilation:
                 hint="install a newer onnxruntime, or export with a lower opset",
             )
         require_static(model, self.target, where=str(self.path or "model"))
-        self.limits = replace(self.limits, max_opset=ceiling(model, self.target, newest=newest))
+        self.limits = replace(self.limits, usual_opset=ceiling(model, self.target, newest=newest))
 
     # The road ------------------------------------------------------------------------------------
 
@@ -405,7 +405,7 @@ class Compilation:
             **report_model(attempt, before),
             "rolled_back": dict(sorted(self.blame.reasons.items())),
             "disabled": sorted(self.options.disable),
-            "notes": self.notes(),
+            "notes": [*self.notes(), *opset_notes(attempt, self.target)],
             **self.tuning_report(),
             "versions": versions(),
             TIMES: {

@@ -53,11 +53,15 @@ class Prices:
     def __init__(self, target: Target, model: Model, binding: Mapping[str, int]) -> None:
         """Take the cost model that compilations choose by, or where there is none the target's peak rates."""
         self.threads = threads_of(target)
+        first = target.runtime.providers[0][0]
+        by_core = first == _KNOWN or any(rate.per_core for rate in target.machine.flops.values())
+        self.device = "" if by_core else first
+        """The first provider, where it computes on a device: its rates are the whole device's, and not a core's."""
         found = cost_model(target, model, binding=binding, database=fragments(target))
         self.chosen = found
         """What lowering chooses by; ``None`` where it goes by the table of gains alone."""
         self.costs = found or CostModel(target, default_binding(model, binding), threads=self.threads)
-        self.as_run = target.runtime.providers[0][0] == _KNOWN
+        self.as_run = first == _KNOWN
         """Whether the runtime's own fusions are reckoned with."""
 
     def cost(self, node: Node) -> Cost:
@@ -109,7 +113,8 @@ def find_opportunities(
         stages=before.stages,
         stages_after=after.stages,
         sources=sources,
-        threads=prices.threads,
+        threads=0 if prices.device else prices.threads,
+        device=prices.device,
         as_run=prices.as_run,
     )
 

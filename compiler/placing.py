@@ -64,6 +64,21 @@ def require_static(model: Model, target: Target, *, where: str) -> None:
         )
 
 
+def opset_notes(attempt: Attempt, target: Target) -> list[str]:
+    """Return the note that a model is emitted in an opset that the first provider is not known for, if it is."""
+    from compiler.backend.lower import express
+
+    known, opset = target.runtime.opset.known, _opset(attempt.proto)
+    if known is None or opset <= known:
+        return []
+    late = dict.fromkeys(n.qualified for n in attempt.model.graph.all_nodes() if express(n, known) is None)
+    first = target.runtime.providers[0][0]
+    return [
+        f"emitted in opset {opset} because of {', '.join(late) or 'its nodes'}: "
+        f"{first} is known up to opset {known}, and what it does not take runs on the next provider"
+    ]
+
+
 def unshared(source: Any) -> Any:
     """Return a source whose declarations may be changed: a model that the caller holds is copied."""
     if isinstance(source, str | Path) or not hasattr(source, "CopyFrom"):

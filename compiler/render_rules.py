@@ -63,6 +63,8 @@ def one_rule(record: Mapping[str, Any]) -> list[RenderableType]:
     parts += _section("after", record["after"])
     if record["guard"]:
         parts += [Text("\nrefuses", style="bold"), _indented(prose(record["guard"]))]
+    if record["worth"]:
+        parts += [Text("\nwhere costs choose", style="bold"), _indented(prose(record["worth"]))]
     parts += [Text("\ndocumentation", style="bold"), _indented(prose(record["documentation"]))]
     return parts
 

@@ -72,8 +72,9 @@ def describe_rule(name: str) -> dict[str, Any]:
         "after": _text(cls.after),
         "types": {variable: sorted(d.text for d in allowed) for variable, allowed in sorted(cls.types.items())},
         "shared": sorted(cls.kept),
-        "guard": _own_doc(cls, "guard"),
-        "constants": _own_doc(cls, "constants"),
+        "guard": _doc(cls, "guard"),
+        "worth": _doc(cls, "worth"),
+        "constants": _doc(cls, "constants"),
         "rtol": cls.rtol,
         "domain": dict(cls.domain),
         "gains": _gains(name),
@@ -93,10 +94,14 @@ def _text(form: str) -> str:
     return textwrap.dedent(form).strip("\n").rstrip()
 
 
-def _own_doc(cls: type[Rule], hook: str) -> str:
-    """Return the docstring of a hook that the rule has of its own, else an empty text."""
-    function = vars(cls).get(hook)
-    return inspect.cleandoc(function.__doc__ or "it has conditions in Python") if function is not None else ""
+def _doc(cls: type[Rule], hook: str) -> str:
+    """Return the docstring of a hook that the rule has, of its own or from a rule like it, else an empty text."""
+    from compiler.rewrite.rule import Rule
+
+    function = getattr(cls, hook)
+    if function is getattr(Rule, hook):
+        return ""
+    return inspect.cleandoc(function.__doc__ or "it has conditions in Python")
 
 
 def _gains(name: str) -> dict[str, float]:

@@ -188,11 +188,13 @@ def _narrower(one: Opset, other: Opset) -> Opset:
     """Return the opsets that both allow."""
     least = max((o.min for o in (one, other) if o.min is not None), default=None)
     most = min((o.max for o in (one, other) if o.max is not None), default=None)
-    if least is not None and most is not None and least > most:
-        raise InputError("no opset suits all providers", why=f"one asks for {least} at least, one for {most} at most")
+    bound = min((o.highest for o in (one, other) if o.highest is not None), default=None)
+    if least is not None and bound is not None and least > bound:
+        raise InputError("no opset suits all providers", why=f"one asks for {least} at least, one for {bound} at most")
+    known = min((o.known for o in (one, other) if o.known is not None), default=None)
     asked = (o.prefer for o in (one, other) if o.prefer is not None)
     prefer = next((p for p in asked if (least or p) <= p <= (most or p)), None)
-    return dataclasses.replace(one, min=least, max=most, prefer=prefer)
+    return dataclasses.replace(one, min=least, max=most, known=known, prefer=prefer)
 
 
 _OVERRIDES = {"cpu_threads": _with_threads, "gpu_device_id": _on_device, "enable_fp16": _in_half}

@@ -15,6 +15,10 @@ Decisions:
 * The result differs by some 1e-5 of its largest number, about ten times what reordering a sum does: hence ``rtol``.
   Tiles of 2 x 2 differ less, but gain little: moving tiles about costs as much as the products that they save.
 * Moving numbers costs the same whatever the channels are, products grow with them: ``worth`` weighs both, as measured.
+* The transforms add up to a hundred pixels before and hundreds of products after: numbers beyond some 1e36 overflow
+  where the sum itself would not, and one pixel that is infinite or NaN makes all results of its tiles NaN, four in
+  each direction, rather than those that it is part of.  Networks compute neither; ``--disable ConvolveInTiles
+  --disable ConvolveInTilesWithoutBias`` is for those that do.
 * Only single precision: in half precision the large constants of the transform would cost digits that are not there.
 """
 
@@ -84,7 +88,10 @@ def _both(matrix: Array) -> Array:
 
 
 class ConvolveInTiles(Rule):
-    """A convolution by 3 x 3 is 36 products of channels and tiles of 6 x 6 pixels, which overlap."""
+    """A convolution by 3 x 3 is 36 products of channels and tiles of 6 x 6 pixels, which overlap.
+
+    Holds for finite numbers below some 1e36: a pixel that is none spreads over the results of its tiles.
+    """
 
     stage = "lower"
     before = "%y: T[N,M,P,Q] = Conv(%x: T[N,C,H,W], const %w: T[M,C,3,3], const %b: T[M]) " + _CONV

@@ -30,6 +30,7 @@ import numpy as np
 from compiler.ir.constant import Array, Constant
 from compiler.rewrite import FLOATS, NUMBERS, Match, Refusal, Rule
 from passes.affine import is_shared
+from passes.blocked_layout import ATTRIBUTES
 from passes.weights import computed, shape_of
 
 _RESIZED = 32
@@ -41,7 +42,6 @@ _ADDED = 8
 _PARTS = 8
 """Operands of a ``Concat`` up to which resized ones are taken out."""
 
-_WINDOW = "auto_pad = $auto, dilations = $dilations, kernel_shape = $kernel, pads = $pads, strides = $strides"
 _OTHER = "auto_pad = $auto2, dilations = $dilations2, kernel_shape = $kernel2, pads = $pads2, strides = $strides2"
 _SAMPLES = (
     "coordinate_transformation_mode = $coordinates, cubic_coeff_a = $cubic, exclude_outside = $exclude, "
@@ -147,7 +147,7 @@ def _growth(m: Match) -> float:
 class MixBeforeResize(_BeforeResize):
     """A pointwise convolution of a resized image is the resized convolution of the image."""
 
-    before = "%r: " + _RESIZE + "%y: T[N,M,P,Q] = Conv(%r, const %w: T[M,C,1,1], const %b?: T[M]) {" + _WINDOW + "}"
+    before = "%r: " + _RESIZE + "%y: T[N,M,P,Q] = Conv(%r, const %w: T[M,C,1,1], const %b?: T[M]) {" + ATTRIBUTES + "}"
     after = "%m = Conv(%x, %w, %b?)\n%y = " + _MIXED_AND_RESIZED
 
     def guard(self, m: Match) -> str | None:
@@ -167,7 +167,7 @@ def _parts(length: int, place: int) -> str:
     """Return the form in which one of the operands of a ``Concat`` is resized."""
     others = [f"%{n}: T[N,{n.upper()}1,P,Q]" for n in _NAMES[: length - 1]]
     operands = ", ".join([*others[:place], "%p", *others[place:]])
-    mixed = "%y: T[N,M,P,Q] = Conv(%t, const %w: T[M,D,1,1], const %b?: T[M]) {" + _WINDOW + "}"
+    mixed = "%y: T[N,M,P,Q] = Conv(%t, const %w: T[M,D,1,1], const %b?: T[M]) {" + ATTRIBUTES + "}"
     return "%p: " + _RESIZE + f"%t: T[N,D,P,Q] = Concat({operands}) {{axis = 1}}\n" + mixed
 
 
@@ -250,10 +250,10 @@ class MergePointwise(Rule):
     """A pointwise convolution of a convolution is one convolution with the product of the weights."""
 
     before = (
-        "%m = Conv(%x: T[N,C,H,W], const %v: T[R,C,J,K], const %b?: T[R]) {" + _WINDOW + "}\n"
+        "%m = Conv(%x: T[N,C,H,W], const %v: T[R,C,J,K], const %b?: T[R]) {" + ATTRIBUTES + "}\n"
         "%y = Conv(%m, const %w: T[M,R,1,1], const %c?: T[M]) {" + _OTHER + "}"
     )
-    after = "%y = Conv(%x, const %vw, const %e?) {" + _WINDOW + "}"
+    after = "%y = Conv(%x, const %vw, const %e?) {" + ATTRIBUTES + "}"
     types = _FLOAT
     domain = {
         "C": "1..3",

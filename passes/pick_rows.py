@@ -11,7 +11,7 @@ from compiler.ir.constant import Constant
 from compiler.ir.dims import Dim
 from compiler.ir.graph import Attr, Graph, Loc, Node, Value
 from compiler.ir.types import TensorType, Type
-from passes.row_selections import Rows
+from passes.row_selections import Rows, Selection
 
 _BY = "hoist-rows"
 _SUFFIX = "_rows"
@@ -81,7 +81,7 @@ class Picker:
             operands = [value, starts, ends, self._axes(rows.axis, starts), *steps]
             return self._node("Slice", operands, value, _with(value, rows.axis, selection.count))
         if selection.how == "gather":
-            indices = self._vector(selection.operands[0])
+            indices = self._vector(selection.operands[0], selection)
             return self._gather(value, indices, rows.axis, selection.count)
         return self._each(value, rows)
 
@@ -90,10 +90,10 @@ class Picker:
         shape, axis, size = _dims(value), rows.axis, rows.selection.size
         batch = rows.batch + (rows.batch > axis)
         apart = [*shape[:axis], rows.outer, size, *shape[axis + 1 :]]
-        split = self._viewed(value, apart, _target(apart))
+        split = self._viewed(value, apart, _target(apart), rows.selection)
         found = self._pick(split, Rows(rows.selection, axis + 1, batch))
         together = [*shape[:axis], rows.count, *shape[axis + 1 :]]
-        return self._viewed(found, together, _target(together))
+        return self._viewed(found, together, _target(together), rows.selection)
 
     def _numbered(self, value: Value, axis: int, numbers: tuple[int, ...], *, static: bool) -> Value:
         first = numbers[0]
@@ -111,12 +111,13 @@ class Picker:
         assert batch is not None
         if rows.shared:
             value = self._extended(value, rows.lead)
-            found = self._gather(value, self._viewed(indices, [batch], (-1,)), rows.axis, batch)
+            numbers = self._viewed(indices, [batch], (-1,), rows.selection)
+            found = self._gather(value, numbers, rows.axis, batch)
             return self._swapped(found, rows.axis, rows.batch)
         order = [rows.batch, rows.axis, *(a for a in range(len(_dims(value))) if a not in (rows.batch, rows.axis))]
         front = self._transposed(value, order)
         shape = [batch, 1, *_dims(front)[2:]]
-        numbers = self._viewed(indices, [batch, 1, 1], (0, 1, 1))
+        numbers = self._viewed(indices, [batch, 1, 1], (0, 1, 1), rows.selection)
         found = self._node("GatherND", [front, numbers], front, shape, batch_dims=1)
         back = [order.index(a) for a in range(len(order))]
         return self._transposed(found, back)
@@ -139,13 +140,14 @@ class Picker:
 
     # Operands ----------------------------------------------------------------------------------------
 
-    def _vector(self, indices: Value) -> Value:
-        return self._viewed(indices, [1], (-1,)) if not _dims(indices) else indices
+    def _vector(self, indices: Value, selection: Selection) -> Value:
+        return self._viewed(indices, [1], (-1,), selection) if not _dims(indices) else indices
 
-    def _viewed(self, value: Value, shape: list[Dim], target: tuple[int, ...]) -> Value:
+    def _viewed(self, value: Value, shape: list[Dim], target: tuple[int, ...], selection: Selection) -> Value:
+        """Return a view, once for each selection: another one may be known earlier, and stand before this."""
         if list(_dims(value)) == shape:
             return value
-        key = ("view", value, target)
+        key = ("view", value, target, selection)
         if key not in self._done:
             self._done[key] = self._node("Reshape", [value, self._ints(*target)], value, shape)
         return self._done[key]

@@ -57,7 +57,7 @@ class Lower(Pass):
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Apply the rules of the stage ``lower`` that the selection admits, outputs first."""
         rules = ctx.rules_of("lower", only=self.only)
-        if ctx.select == "cost" and ctx.cost is not None:
+        if ctx.by_cost:
             return lower_by_cost(rules, graph, ctx)
         rules = [r for r in rules if not ctx.why_not_selected(r)]
         return Engine(rules, ctx, backwards=True, trace=ctx.trace).run(graph)

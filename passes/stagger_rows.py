@@ -53,7 +53,7 @@ class StaggerRows(Pass):
 
     def run(self, graph: Graph, ctx: Context) -> bool:
         """Visit each tensor that such products read; what it costs decides."""
-        if ctx.select != "cost" or ctx.cost is None or not _may_collide(ctx):
+        if not ctx.by_cost or not _may_collide(ctx):
             return False
         widening, before = Widening(_MORE, self.name), len(ctx.rewrites)
         for g in open_graphs(graph):
@@ -78,9 +78,7 @@ def _visit_graph(graph: Graph, widening: Widening, ctx: Context) -> None:
         if few and not all(isinstance(d, int) for d in rows.shape or ()):
             continue
         done.add(rows)
-        readers = sorted(
-            {n for n, i in rows.uses if i == 0 and n in position and is_product(n)}, key=position.__getitem__
-        )
+        readers = {n for n, i in rows.uses if i == 0 and n in position and is_product(n)}
         _visit(rows, sorted(readers, key=position.__getitem__), widening, ctx)
 
 

@@ -3,7 +3,8 @@
 Rows that are made by products with constant weights, and by elementwise operators on such, get more columns when each
 weight gets columns of zeros and each vector zeros.  What the columns then hold follows from the operators alone; a
 bound of it is computed along the way, so that it is known to be finite.  A product that reads the rows gets rows of
-zeros in its weight: ``[x, p] [w; 0] = x w`` for any finite ``p``.
+zeros in its weight: ``[x, p] [w; 0] = x w`` for any finite ``p``.  All of that takes the operands of the first products
+to be finite: an infinite one makes NaN of every new column, and so of its row.
 
 Decisions: operators for which there is no bound, such as ``Div`` and ``Exp``, are not passed through.  A weight that
 something else reads is left alone: the model would hold it twice.  A weight that gets both rows and columns is made

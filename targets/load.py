@@ -18,12 +18,14 @@ from targets.catalog import AUTO, Entry, catalog, find
 from targets.decode import Path, decode, dotted
 from targets.errors import TargetError, nearest
 from targets.kernels.operators import known_operators
-from targets.names import check_provider, check_session_setting
+from targets.names import check_extension, check_provider, check_session_setting
 from targets.provider_options import check_option
 from targets.schema import Runtime, Target
 
 _MOST_LAYERS = 3
 """The file asked for, the one that it extends, and the one that that extends."""
+OLDEST_IR = 4
+"""The lowest IR version that can be emitted."""
 _OWN = ("name", "extends", "summary")
 """Keys that are never taken over from the extended target."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -132,6 +134,7 @@ class _Check:
         """Raise ``TargetError`` for the first thing that is wrong."""
         self._name(target, entry)
         self._positive(("machine", "cores"), target.machine.cores)
+        self._extensions(target)
         self._providers(target)
         self._constraints(target)
         self._versions(target)
@@ -154,6 +157,15 @@ class _Check:
         taken = target.name == AUTO or (other is not None and str(other.locate()) != self.file)
         if entry.by_path and taken:
             self._fail(("name",), f"there already is a target {target.name!r}", hint="choose another name")
+
+    def _extensions(self, target: Target) -> None:
+        """Check the spelling of instruction set extensions, which decisions silently depend on."""
+        for index, name in enumerate(target.machine.isa):
+            path: Path = ("machine", "isa", index)
+            check_extension(name, file=self.origin(path), key=dotted(path))
+        for index, name in enumerate(target.numerics.int8.exact_with if target.numerics.int8 else ()):
+            path = ("numerics", "int8", "exact_with", index)
+            check_extension(name, file=self.origin(path), key=dotted(path))
 
     def _positive(self, path: Path, value: int | None) -> None:
         """Check a count or version, where there is one."""
@@ -210,10 +222,13 @@ class _Check:
         raise TargetError(why, file=self.origin(path), key=dotted(path), nearest=near)
 
     def _versions(self, target: Target) -> None:
-        """Check that the opset's bounds and preference are in order."""
+        """Check that the bounds of the opset and the IR version, and the preference, are in order."""
         opset = target.runtime.opset
-        self._positive(("runtime", "ir_version", "max"), target.runtime.ir_version.max)
-        for name, value in (("min", opset.min), ("max", opset.max), ("prefer", opset.prefer)):
+        newest = target.runtime.ir_version.max
+        if newest is not None and newest < OLDEST_IR:
+            why = f"should be at least {OLDEST_IR}, from which on weights need not be inputs, not {newest}"
+            self._fail(("runtime", "ir_version", "max"), why)
+        for name, value in (("min", opset.min), ("max", opset.max), ("known", opset.known), ("prefer", opset.prefer)):
             self._positive(("runtime", "opset", name), value)
         if opset.min and opset.max and opset.min > opset.max:
             self._fail(("runtime", "opset", "min"), f"{opset.min} is above max, which is {opset.max}")

@@ -10,6 +10,19 @@ from __future__ import annotations
 
 from targets.errors import TargetError, nearest
 
+_EXTENSIONS = """
+    sse sse2 pni ssse3 sse4_1 sse4_2 sse4a avx avx2 f16c fma fma4 xop bmi1 bmi2 aes vaes gfni sha_ni vpclmulqdq
+    avx_vnni avx_vnni_int8 avx_vnni_int16 avx_ifma avx_ne_convert avx10_1 avx10_2
+    avx512f avx512bw avx512cd avx512dq avx512er avx512pf avx512vl avx512ifma avx512vbmi
+    avx512_4fmaps avx512_4vnniw avx512_bf16 avx512_bitalg avx512_fp16 avx512_vbmi2 avx512_vnni avx512_vp2intersect
+    avx512_vpopcntdq amx_tile amx_int8 amx_bf16 amx_fp16 amx_complex amx_fp8 amx_tf32
+    fp asimd asimddp asimdfhm asimdhp asimdrdm fphp bf16 ebf16 i8mm pmull sha1 sha2 sha3 sha512 crc32 atomics
+    sve sve2 sve2p1 svebf16 svef32mm svef64mm svei8mm svebitperm sveaes svepmull svesha3 svesm4 sveebf16
+    sme sme2 sme2p1 smef16f32 smeb16f32 smef32f32 smei8i32 smef64f64 smei16i64 smei16i32 smebi32i32 smefa64
+"""
+EXTENSIONS = tuple(_EXTENSIONS.split())
+"""Instruction set extensions as Linux spells them in ``/proc/cpuinfo``; one that resembles none is let through."""
+
 PROVIDERS = (
     "NvTensorRTRTXExecutionProvider",
     "TensorrtExecutionProvider",
@@ -158,6 +171,14 @@ CONFIG_ENTRIES = (
 
 _TYPING_ERROR = 0.93
 """How alike an unknown config entry and a known one must be to be taken for a typing error."""
+
+
+def check_extension(name: str, *, file: str = "", key: str = "") -> None:
+    """Refuse an instruction set extension that is spelled almost as one of ``EXTENSIONS``."""
+    near = "" if name in EXTENSIONS else nearest(name, EXTENSIONS)
+    if near:
+        why = f"no instruction set extension is called {name!r}"
+        raise TargetError(why, file=file, key=key, nearest=near)
 
 
 def check_provider(name: str, *, file: str = "", key: str = "") -> None:

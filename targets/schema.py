@@ -111,8 +111,15 @@ class Opset:
     """Lowest opset that may be emitted; absent for no bound."""
     max: int | None = None
     """Highest opset that may be emitted; absent for what the installed ONNX Runtime loads."""
+    known: int | None = None
+    """Highest opset of which the first provider has kernels; only a model that cannot be said in it goes beyond."""
     prefer: int | None = None
     """Opset to emit when the model fits it; absent to stay at the model's own, within the bounds."""
+
+    @property
+    def highest(self) -> int | None:
+        """Return the highest opset that is emitted without need; ``None`` for any."""
+        return min((n for n in (self.max, self.known) if n is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

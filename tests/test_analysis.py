@@ -293,3 +293,12 @@ def test_analysis_is_json_and_text(tmp_path: Path) -> None:
     assert "denormal weights" in text
     assert max(map(len, text.splitlines())) <= 80
     assert str(analyze_model(onnx.load(path), target="cpu")).replace("ModelProto", "tiny.onnx") == text
+
+
+def test_predictions_say_whom_they_are_for(tmp_path: Path) -> None:
+    """A processor is named by its threads, and a device, whose rates are not of cores, by its provider."""
+    path = tiny(tmp_path)
+    for target, whom, threads in (("cpu", "8 threads", 8), ("gpu_cuda", "CUDAExecutionProvider", 0)):
+        found = analyze_model(path, target=target)
+        assert found.opportunities is not None and found.opportunities.threads == threads
+        assert f"predicted for {whom}: " in str(found)

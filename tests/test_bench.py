@@ -170,9 +170,14 @@ def test_mistakes_are_said_and_have_an_exit_code(
     assert said in json.dumps(json.loads(capsys.readouterr().out))
 
 
-@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--seconds", "-1"], ["--seconds", "nan"], []])
-def test_arguments_that_make_no_sense_end_with_two(arguments: list[str]) -> None:
-    """Numbers out of range, and no model at all, are refused before anything starts."""
-    with pytest.raises(SystemExit) as ended:
-        bench.command([*(["m.onnx"] if arguments else []), *arguments])
-    assert ended.value.code == 2
+@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--seconds", "-1"], ["--seconds", "nan"], ["--bogus"], []])
+def test_arguments_that_make_no_sense_are_errors_like_others(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """Numbers out of range, unknown options and no model at all are refused in words, and in JSON where asked for."""
+    given = [*(["m.onnx"] if arguments else []), *arguments]
+    assert bench.command([*given, "--json"]) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"] == "InputError" and not shown.err
+    assert bench.command(given) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -275,6 +275,29 @@ def test_a_model_beyond_the_ir_is_handed_on_with_its_weights(tmp_path: Path) -> 
     assert [n.op_type for n in result.model.graph.node] == [n.op_type for n in source.graph.node]
 
 
+@pytest.mark.parametrize(
+    ("target", "dims", "why"),
+    [
+        ("npu", {}, "open dims"),
+        ("cpu", {"batch": 2}, "sizes that --dim asks for"),
+        ("own.toml", {}, "opset 18, and own takes at most 17"),
+    ],
+)
+def test_an_original_that_breaks_a_demand_is_not_handed_on(
+    tmp_path: Path, target: str, dims: dict[str, int], why: str
+) -> None:
+    """What cannot be compiled is an error where the model as it is is not what caller and target ask for."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx", 16)])
+    own = tmp_path / "own.toml"
+    own.write_text('name = "own"\nextends = "cpu"\nsummary = "mine"\n[runtime.opset]\nmax = 17\n')
+    chosen = str(own) if target == own.name else target
+    with pytest.raises(ModelError, match=why) as caught:
+        compile_model(source, target=chosen, dims=dims, output=tmp_path / "out")
+    assert caught.value.exit_code == 2 and not (tmp_path / "out").exists()
+
+
 def test_the_callers_model_is_not_changed() -> None:
     """compile_model leaves its argument as it was."""
     source = _dense()

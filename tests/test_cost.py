@@ -295,3 +295,24 @@ def test_a_region_without_a_label_is_refused() -> None:
         label_regions({1: (math.inf, math.inf)}, {})
     with pytest.raises(ValueError, match="conversion"):
         label_regions({1: (0.0, 1.0), 2: (0.0, 1.0)}, {(1, 2): -1.0})
+
+
+def test_a_database_is_not_made_with_its_folder(tmp_path: Path) -> None:
+    """A file that the user names lies in a folder that is there; the compiler's own cache folder is made."""
+    with pytest.raises(InputError, match="folder does not exist"):
+        Store(tmp_path / "no" / "x.db", write=True)
+    assert not (tmp_path / "no").exists()
+    with Store.kept(tmp_path / "cache" / "x.db") as store:
+        assert not store.trouble and (tmp_path / "cache" / "x.db").exists()
+
+
+def test_nodes_that_are_compiled_together_launch_nothing() -> None:
+    """Where the provider compiles, an operator of little work costs next to nothing, and a view nothing at all."""
+    added, view = (nodes_of("%x: f32[2,3]", body)[-1] for body in ("%y = Add(%x, %x)", "%y = Identity(%x)"))
+    for name, compiles in (("npu", True), ("gpu_tensorrt", True), ("gpu_cuda", False)):
+        target = load_target(name)
+        launch = 1e6 * target.machine.launch.value
+        assert target.constraints.compiles is compiles
+        costs = CostModel(target, {})
+        assert costs.cost(view).us == (0.0 if compiles else launch)
+        assert (costs.cost(added).us < launch / 100) is compiles

@@ -335,6 +335,25 @@ def test_rows_wait_for_their_indices(oracle: Child) -> None:
     same(before, after, oracle)
 
 
+def test_merged_rows_are_taken_apart_where_each_index_is_known(oracle: Child) -> None:
+    """Two indices pick from one view, and the one that an earlier product needs is known last."""
+    lines = (
+        "%o: f32[12,8] = Softmax(%m)",
+        "%j1: f32[12,8] = Gemm(%o, %w)",
+        "%r1: f32[2,6,8] = Reshape(%j1, %heads3)",
+        "%j2: f32[12,8] = Gemm(%o, %w)",
+        "%r2: f32[2,6,8] = Reshape(%j2, %heads3)",
+        "%y: f32[2,8] = Gather(%r2, %i0) {axis = 1}",
+        "%n: i64[2] = Neg(%indices)",
+        "%z: f32[2,2,8] = Gather(%r1, %n) {axis = 1}",
+    )
+    inputs, outputs = "%m: f32[12,8], %w: f32[8,8], %indices: i64[2]", "%y: f32[2,8]; %z: f32[2,2,8]; %o: f32[12,8]"
+    before, after = (graph(*lines, inputs=inputs, outputs=outputs) for _ in range(2))
+    assert apply(HoistRows(), after)
+    assert sorted(shapes(after, "Gemm")) == [(2, 8), (4, 8)]
+    same(before, after, oracle, m=np.reshape(data(2)["x"], (12, 8)))
+
+
 @pytest.mark.parametrize("index", [9, -7])
 def test_a_row_that_is_not_there_still_fails(index: int, oracle: Child) -> None:
     """An index out of range is an error before and after."""

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from compiler.ir import edit
 from compiler.ir.constant import Constant
 from compiler.ir.dims import Dim, Expr, symbol
 from compiler.ir.dtype import DType
-from compiler.ir.facts import known_contents, nonnegative
+from compiler.ir.facts import known_contents, known_elements, nonnegative
 from compiler.ir.graph import Attr, Graph, Model, Node, Value
 from compiler.ir.infer import infer, infer_nodes
 from compiler.ir.infer_rules import RULES
@@ -297,3 +299,50 @@ def test_sign_facts_hold() -> None:
     assert nonnegative(positive)
     assert not nonnegative(doubtful)
     assert not nonnegative(x)
+
+
+def test_matrices_of_pads_are_understood() -> None:
+    """A list of pads that is turned about as a matrix, as exporters write it, still tells ``Pad`` its dims."""
+    b = Builder()
+    x = b.input(N, 3, 64, 64)
+    pairs = b.op("Reshape", b.op("Concat", b.const(1, 2, 3, 4), b.const(0, 0, 0, 0), axis=0), b.const(-1, 2))
+    turned = b.op("Slice", pairs, b.const(-1), b.const(-(2**63) + 1), b.const(0), b.const(-1))
+    pads = b.op("Reshape", b.op("Transpose", turned, perm=(1, 0)), b.const(-1))
+    y = b.op("Pad", x, pads)
+    infer(b.graph)
+    assert known_contents(turned) is None, "vectors and scalars only, for those who do not ask for more"
+    assert known_contents(pads) == (0, 0, 3, 1, 0, 0, 4, 2)
+    assert y.shape == (N, 3, 71, 67)
+
+
+SPANS = st.integers(-6, 6) | st.sampled_from((2**62, -(2**62)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.data())
+def test_what_moves_elements_is_followed_exactly(shape: list[int], data: st.DataObject) -> None:
+    """The contents found of a slice and a transposition of a tensor of any rank are those that numpy computes."""
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    start, end, step = data.draw(SPANS), data.draw(SPANS), data.draw(st.sampled_from((-2, -1, 1, 2)))
+    perm = tuple(data.draw(st.permutations(range(len(shape)))))
+    array = np.arange(np.prod(shape)).reshape(shape)
+    b = Builder()
+    source = edit.add_constant(b.graph, Constant.from_array(array))
+    cut = b.op("Slice", source, b.const(start), b.const(end), b.const(axis), b.const(step))
+    turned = b.op("Transpose", source, perm=perm)
+    infer(b.graph)
+    size = shape[axis]
+    places = [i for i in range(size) if _is_in(i, start, end, step, size)][:: 1 if step > 0 else -1]
+    wanted = tuple(array.take(places, axis=axis).reshape(-1).tolist())
+    assert known_elements(cut) in ((wanted,) if wanted else (wanted, None))
+    assert known_elements(turned) == tuple(array.transpose(perm).reshape(-1).tolist())
+
+
+def _is_in(place: int, start: int, end: int, step: int, size: int) -> bool:
+    """Whether a slice as ONNX defines it has a place: bounds count from the end below zero, and are clamped."""
+    start, end = (n + size if n < 0 else n for n in (start, end))
+    if step > 0:
+        start, end = max(start, 0), min(end, size)
+        return start <= place < end and (place - start) % step == 0
+    start, end = min(max(start, 0), size - 1), max(end, -1)
+    return end < place <= start and (start - place) % -step == 0

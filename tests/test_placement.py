@@ -336,3 +336,96 @@ def test_models_above_the_ceiling_are_written_older(tmp_path: Path) -> None:
     path = written(tmp_path, POOL.replace("opset 18", "opset 24"))
     report = compile_model(path, target="gpu_cuda").report
     assert report["status"] == "verified" and report["opset"] == {"before": 24, "after": 21}
+
+
+LATE = """// ampc 1, opset 26
+graph @main(%x: f32[2,8]) -> (%y: f32[2,8]) {
+  const %axis: i64[] = [1]
+  %a: f32[2,8] = Relu(%x)
+  %b: f32[2,8] = CumProd(%a, %axis)
+  %y: f32[2,8] = Exp(%b)
+  return %y
+}
+"""
+"""One node of an opset that no accelerator is known for, and that nothing defines."""
+
+
+@pytest.mark.parametrize("target", ["gpu_cuda", "gpu_tensorrt", "npu", "npu_nnapi", "mobile_gpu", "cpu_openvino"])
+def test_one_late_node_gives_no_provider_away(tmp_path: Path, target: str) -> None:
+    """Where one node needs a later opset than the first provider is known for, it runs elsewhere and a note says so."""
+    report = compile_model(written(tmp_path, LATE), target=target).report
+    assert report["status"] == "verified" and report["opset"]["after"] == 26
+    assert any("because of CumProd" in note for note in report["notes"])
+    placed = {share["provider"]: share["operators"] for share in report["placement"]["shares"]}
+    assert "CumProd" in placed["CPUExecutionProvider"]
+    assert "CumProd" not in placed.get(load_target(target).runtime.providers[0][0], {})
+
+
+def test_a_bound_of_what_loads_does_not_give_way(tmp_path: Path) -> None:
+    """`max` is what the receiving runtime loads, so a model that needs a later opset is refused."""
+    own = tmp_path / "own.toml"
+    own.write_text('name = "own"\nextends = "gpu_cuda"\nsummary = "mine"\n[runtime.opset]\nmax = 24\n')
+    with pytest.raises(ModelError, match="would not do as it is"):
+        compile_model(written(tmp_path, LATE), target=str(own))
+
+
+FUSED = """// ampc 1, opset 18
+graph @main(%x: f32[4,8]) -> (%y: f32[4,2]) {
+  const %w: f32[2,8] = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8]
+  %a: f32[4,8] = Relu(%x)
+  %b: f32[4,2] = com.microsoft::FusedMatMul@1(%a, %w) {transB = 1, alpha = 0.5}
+  %y: f32[4,2] = Relu(%b)
+  return %y
+}
+"""
+
+
+def test_what_a_definition_makes_of_constants_is_constant(tmp_path: Path) -> None:
+    """A weight that a definition transposes is a constant for a provider that wants one, as folding will show."""
+    report = compile_model(written(tmp_path, FUSED), target="npu_nnapi").report
+    (share,) = report["placement"]["shares"]
+    assert share["provider"] == "NnapiExecutionProvider" and not report["placement"]["breaks"]
+
+
+WIDE = """// ampc 1, opset 18
+graph @main(%i: i64[2,3]) -> (%y: i64[2,3], %z: i64[2,2]) {{
+  const %big: i64[1] = [{number}]
+  const %start: i64[1] = [1]
+  const %end: i64[1] = [9223372036854775807]
+  const %axis: i64[1] = [1]
+  %y: i64[2,3] = Add(%i, %big)
+  %z: i64[2,2] = Slice(%i, %start, %end, %axis)
+  return %y, %z
+}}
+"""
+
+
+@pytest.mark.parametrize("number, fits", [(2**31 - 1, True), (2**31, False), (-(2**31), True), (-(2**40), False)])
+def test_integers_that_a_device_cannot_hold_break_its_partition(number: int, fits: bool) -> None:
+    """Where integers have 32 bits, an operator of a larger constant runs elsewhere; a slice "to the end" stays."""
+    for target in ("npu", "mobile_gpu_qnn"):
+        found = placement_of(read(WIDE.format(number=number)), load_target(target)).breaks
+        assert [(b.op, b.why) for b in found if "32 bits" in b.why] == (
+            [] if fits else [("Add", "a constant of Add does not fit 32 bits")]
+        )
+    assert placement_of(read(WIDE.format(number=number)), load_target("cpu")).whole
+
+
+GROUPS = """// ampc 1, opset 21
+graph @main(%x: f32[1,8,6,6]) -> (%y: f32[1,8,6,6]) {
+  const %s: f32[8] = [1, 2, 3, 4, 5, 6, 7, 8]
+  const %b: f32[8] = [1, 2, 3, 4, 5, 6, 7, 8]
+  %a: f32[1,8,6,6] = Relu(%x)
+  %g: f32[1,8,6,6] = GroupNormalization(%a, %s, %b) {num_groups = 2, epsilon = 0.00001}
+  %y: f32[1,8,6,6] = Relu(%g)
+  return %y
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["npu", "mobile_gpu_qnn"])
+def test_what_a_definition_reads_off_known_shapes_is_constant(tmp_path: Path, target: str) -> None:
+    """A definition may use Shape where no kernel runs it, when the dims are known: one partition takes everything."""
+    report = compile_model(written(tmp_path, GROUPS), target=target).report
+    (share,) = report["placement"]["shares"]
+    assert share["partitions"] == 1 and "GroupNormalization" not in share["operators"]

@@ -39,11 +39,19 @@ class UseSwish(Rule):
         """The factor ``alpha`` is one."""
         return None
 
+    def worth(self, m: Match) -> str | None:
+        """There are many numbers."""
+        return None
+
+
+class UseSwishToo(UseSwish):
+    """The same."""
+
 
 @pytest.fixture
 def one_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be one rule."""
-    monkeypatch.setattr(manager, "known_rules", lambda: {"UseSwish": UseSwish})
+    """Let there be one rule, and one that inherits from it."""
+    monkeypatch.setattr(manager, "known_rules", lambda: {"UseSwish": UseSwish, "UseSwishToo": UseSwishToo})
 
 
 # The list ----------------------------------------------------------------------------------------
@@ -99,7 +107,9 @@ def test_a_rule_is_explained_by_its_class(one_rule: None) -> None:
     ]
     assert record["after"] == "%y = Swish(%x)"
     assert record["types"] == {"T": ["bf16", "f16", "f32", "f64"]}
-    assert (record["guard"], record["constants"]) == ("The factor ``alpha`` is one.", "")
+    for name in ("UseSwish", "UseSwishToo"):
+        hooks = [describe_rule(name)[hook] for hook in ("guard", "worth", "constants")]
+        assert hooks == ["The factor ``alpha`` is one.", "There are many numbers.", ""]
     assert (record["rtol"], record["domain"], record["shared"]) == (1e-3, {"x": "positive"}, ["s"])
     assert "One trip through memory" in record["documentation"]
 

@@ -17,7 +17,9 @@ from compiler.ir.infer import infer
 from compiler.ir.parser import parse_model
 from compiler.ir.printer import print_model
 from compiler.ir.verify import verify
-from compiler.rewrite import FLOATS, Context, Rule
+from compiler.rewrite import FLOATS, Context, Match, Rule
+from compiler.rewrite.engine import Engine
+from compiler.rewrite.explain import near_misses
 from compiler.rewrite.select import EXACT, choose, expected_gain, lower_by_cost
 from compiler.settings import load_target
 
@@ -115,6 +117,25 @@ def test_the_table_moves_what_the_model_is_not_sure_of() -> None:
     ctx = context(SquareByPower=0.4)
     ctx.measured = {"SquareByPower": 1.2}
     assert "Pow" in lowered(body, ctx)
+
+
+class WorthlessRoot(RootOfSquare):
+    """A root of a square that was measured to pay nowhere."""
+
+    def worth(self, m: Match) -> str | None:
+        """Refuse every place."""
+        return f"{m.root.op} does not pay"
+
+
+def test_what_a_rule_says_not_to_be_worth_while_is_left_alone() -> None:
+    """A rule's own judgement, which no cost model has, refuses where costs choose, and only there."""
+    model, ctx = model_of("%s = Mul(%x, %x)\n%y = Sqrt(%s)"), context()
+    assert not lower_by_cost([WorthlessRoot()], model.graph, ctx)
+    assert ctx.rules["WorthlessRoot"].refusals == {"Sqrt does not pay": 1}
+    miss = next(iter(near_misses(model.graph, [WorthlessRoot()], ctx)))
+    assert (miss.kind, miss.reason) == ("cost", "Sqrt does not pay")
+    edit.begin(model)
+    assert Engine([WorthlessRoot()], Context()).run(model.graph)
 
 
 def test_decisions_list_every_option_with_its_cost() -> None:

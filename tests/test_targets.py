@@ -237,6 +237,14 @@ MISTAKES = [
     ("cores = 2", "cores = 0", "machine.cores", ""),
     ("cores = 2", 'cores = 2\nisa = "avx"', "machine.isa", ""),
     ("cores = 2", "cores = 2\nisa = [1]", "machine.isa[0]", ""),
+    ("cores = 2", 'cores = 2\nisa = ["avx", "avx-2"]', "machine.isa[1]", "avx2"),
+    ("cores = 2", 'cores = 2\nisa = ["avx512-vnni"]', "machine.isa[0]", "avx512_vnni"),
+    (
+        "{}]]",
+        "{}]]\n[numerics.int8]\nactivations = 'u8'\nweights = 's8'\nper_channel = true\nexact_with = ['avxvnni']",
+        "numerics.int8.exact_with[0]",
+        "avx_vnni",
+    ),
     ("cores = 2", "cores = 2\ncaches = { l1 = '1 KiB' }", "machine.caches.l1", "l1d"),
     ("cores = 2", "cores = 2\ncaches = 3", "machine.caches", ""),
     ("CPUExecutionProvider", "CPUExcutionProvider", "runtime.providers[0]", "CPUExecutionProvider"),
@@ -250,7 +258,9 @@ MISTAKES = [
     ("{}]]", "{}]]\nopset = { min = 20, max = 18 }", "runtime.opset.min", ""),
     ("{}]]", "{}]]\nopset = { max = 18, prefer = 19 }", "runtime.opset.prefer", ""),
     ("{}]]", "{}]]\nopset = { maximum = 18 }", "runtime.opset.maximum", "max"),
+    ("{}]]", "{}]]\nopset = { known = 0 }", "runtime.opset.known", ""),
     ("{}]]", "{}]]\nir_version = { max = -1 }", "runtime.ir_version.max", ""),
+    ("{}]]", "{}]]\nir_version = { max = 3 }", "runtime.ir_version.max", ""),
     ("{}]]", '{}]]\n[numerics]\nfloats = ["fp16"]', "numerics.floats[0]", "f16"),
     ("{}]]", "{}]]\n[numerics]\nint8 = { activations = 'u8' }", "numerics.int8.weights", ""),
     ("{}]]", "{}]]\n[pipeline]\npasses = 'fold'", "pipeline.passes", ""),
@@ -504,3 +514,9 @@ def test_plugin_file_must_bear_the_entry_points_name(plugin: Install) -> None:
     """A file found by one name that says another is refused, since reports would name neither."""
     plugin("boards9", "board9 = boards9", boards9_dot_py="", board9_dot_toml=board("other"))
     assert failure("board9").key == "name"
+
+
+def test_extensions_of_processors_to_come_are_let_through(write: Write) -> None:
+    """What resembles no known extension is taken as it is, and so is what any system reports of itself."""
+    for name in ("zvbb", "avx512_bf16", "sme2"):
+        assert load_target(write(MINIMAL.replace("cores = 2", f'cores = 2\nisa = ["{name}"]'))).machine.isa == (name,)

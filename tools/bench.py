@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from compiler import AmpcError, InputError, Timing, Variant, bench_models
 from tools.timing_tables import conditions, narrow_console, plain_table, ratio_table, timing_table
@@ -36,8 +36,9 @@ examples:
 
 def command(argv: list[str]) -> int:
     """Run ``ampc bench`` and return the exit code; 0 means that it was measured, whatever came out."""
-    asked = _parser().parse_args(argv)
+    as_json = "--json" in argv
     try:
+        asked = _parser().parse_args(argv)
         variants = make_variants(asked.models, asked.settings)
         timings = bench_models(
             variants,
@@ -50,12 +51,12 @@ def command(argv: list[str]) -> int:
             keep=not asked.forget,
         )
     except AmpcError as error:
-        if asked.json:
+        if as_json:
             sys.stdout.write(dumps(error.to_json()) + "\n")
         else:
             sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    if asked.json:
+    if as_json:
         sys.stdout.write(dumps(report(variants, timings), indent=1) + "\n")
     else:
         show(timings, narrow_console())
@@ -147,9 +148,18 @@ def profile_table(timings: Mapping[str, Timing]) -> Table:
     return table
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours, so that they are shown as those of other commands."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ``InputError`` for arguments that make no sense."""
+        raise InputError(message, hint="see ampc bench --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ampc bench",
+        allow_abbrev=False,
         description="Time models, bundles and settings side by side on this machine, each in a process of its own.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -112,7 +112,9 @@ class Opportunities:
     sources: Mapping[str, int] = field(default_factory=dict)
     """Where predicted times come from (``measured``, ``calibrated``, ``analytic``, ``fused``) → nodes."""
     threads: int = 1
-    """Threads that the prediction is for."""
+    """Threads that the prediction is for; 0 where it is for a device."""
+    device: str = ""
+    """The execution provider of the device that the prediction is for, empty where it is for a processor's threads."""
     as_run: bool = False
     """Whether the runtime's own fusions are reckoned with, as far as they are known."""
 

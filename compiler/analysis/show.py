@@ -170,7 +170,7 @@ def _families(found: Opportunities) -> Section:
         )
     total = (str(found.nodes), duration(found.us), "", str(sum(counts.values()) or ""))
     rows.append(("all", *total, duration(found.us - found.us_after), str(found.nodes_after), duration(found.us_after)))
-    notes = (f"predicted for {_threads(found.threads)}: {sources(found)}", *_lacking(found))
+    notes = (f"predicted for {found.device or _threads(found.threads)}: {sources(found)}", *_lacking(found))
     headings = ("family", ">nodes", ">time", ">%", ">places", ">gain", ">then", ">time")
     return Section(GAINS, headings, tuple(rows), notes)
 

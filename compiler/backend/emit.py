@@ -58,6 +58,8 @@ class Limits:
 
     min_opset: int = 0
     max_opset: int = 10_000
+    usual_opset: int = 10_000
+    """Highest opset version that is emitted unless a node cannot be said in it."""
     max_ir: int = 10_000
 
 
@@ -68,7 +70,7 @@ def emit(model: Model, table: PayloadTable | None = None, *, limits: Limits | No
     """
     bounds = limits or Limits()
     with collection_paused(), readable_text():
-        chosen = plan(model, low=bounds.min_opset, high=bounds.max_opset)
+        chosen = plan(model, low=bounds.min_opset, high=bounds.max_opset, usual=bounds.usual_opset)
         return _Emitter(model, table, chosen, bounds).model()
 
 

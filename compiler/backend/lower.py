@@ -49,13 +49,15 @@ class Plan:
     forms: dict[Node, Form]
 
 
-def plan(model: Model, *, low: int = 0, high: int = 10_000) -> Plan:
+def plan(model: Model, *, low: int = 0, high: int = 10_000, usual: int = 10_000) -> Plan:
     """Choose the version of the default domain to emit, within the target's bounds, and write each node in it.
+
+    A version above ``usual`` is chosen only where a node needs it.
 
     Raises ``UnsupportedError`` when no single version can say all nodes.
     """
     nodes = list(model.graph.all_nodes())
-    version = max(min(model.opsets.get("", 0), high), low)
+    version = max(min(model.opsets.get("", 0), high, usual), low)
     if not version:
         version = 1 if any(not n.domain for n in nodes) else edit.NEWEST
     while True:

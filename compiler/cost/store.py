@@ -67,11 +67,12 @@ class Store:
     def kept(cls, path: Path) -> Store:
         """Open a file to write which the user did not name: what is in the way costs what was known, no more."""
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             return cls(path, write=True)
-        except InputError as error:
+        except (InputError, OSError) as error:
             found = cls(path)
             found.writes = True
-            found._lament(error.why or error.what)
+            found._lament(error.why or error.what if isinstance(error, InputError) else str(error))
             return found
 
     def __enter__(self) -> Store:
@@ -136,8 +137,10 @@ class Store:
         self.trouble = self.trouble or f"the database of measurements {self.path} cannot be used: {why}"
 
     def _open_to_write(self) -> sqlite3.Connection:
+        folder = self.path.absolute().parent
+        if not folder.is_dir():
+            raise InputError("the database's folder does not exist", where=str(folder), hint="create it first")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 return _writer(self.path)
             except sqlite3.DatabaseError:

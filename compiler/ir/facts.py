@@ -35,10 +35,15 @@ def known_contents(value: Value | None) -> Contents | None:
 
     Booleans are 0 and 1.  Floating-point tensors have contents only when all elements are exact integers.
     """
+    return None if value is None or (value.rank or 0) > 1 else known_elements(value)
+
+
+def known_elements(value: Value | None) -> Contents | None:
+    """Return the elements of a small tensor of any rank as ``known_contents`` does, in row-major order."""
     if value is None or value.contents is not None:
         return None if value is None else value.contents
     constant = value.constant
-    if constant is None or constant.dtype not in _CONTENT_DTYPES or len(constant.shape) > 1:
+    if constant is None or constant.dtype not in _CONTENT_DTYPES:
         return None
     if constant.size > CONTENTS_LIMIT or not constant.is_readable:
         return None

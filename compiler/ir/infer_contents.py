@@ -3,6 +3,9 @@
 ``Shape → Gather → Mul → Concat → Reshape`` works with dynamic shapes because each of these knows the contents
 of its result.  A rule gets the node and the index of an output, and returns the elements or ``None``.
 
+Rules are of scalars and vectors; those that only move elements (``MOVES``) follow tensors of any rank, since exporters
+turn lists of pads about as matrices.
+
 Symbolic elements are products and sums of dims, which are assumed to fit ``int64``; numbers are checked
 against the element type, so nothing is claimed where ONNX Runtime would wrap around.
 """
@@ -11,7 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from compiler.ir.dims import Dim, Expr, floor_div, minimum, modulo
 from compiler.ir.dims import maximum as largest_of
@@ -20,7 +25,9 @@ from compiler.ir.facts import (
     CONTENTS_LIMIT,
     Contents,
     at_least,
+    element_count,
     known_contents,
+    known_elements,
     known_ints,
     known_scalar,
     nonnegative_dim,
@@ -31,6 +38,9 @@ from compiler.ir.infer_rules import attribute_constant, axis_index, integer, num
 from compiler.ir.types import TensorType, Type
 
 ContentRule: TypeAlias = Callable[[Node, int], "Contents | None"]
+
+MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators whose rules follow tensors of any rank."""
 
 CONTENT_RULES: dict[str, ContentRule] = {}
 """Rules by operator of the default domain."""
@@ -53,11 +63,10 @@ _NUMBERS_ONLY = frozenset({DType.U8, DType.I8, DType.F32})
 def contents_of(node: Node, index: int, type_: Type) -> Contents | None:
     """Return the contents of an output of the given type, ``None`` when they are not known."""
     found = CONTENT_RULES.get(node.op)
-    if found is None or node.domain or not isinstance(type_, TensorType) or len(type_.shape) > 1:
+    if found is None or node.domain or not isinstance(type_, TensorType):
         return None
-    limits = _RANGES.get(type_.dtype)
-    count = type_.shape[0] if type_.shape else 1
-    if limits is None or not isinstance(count, int) or count > CONTENTS_LIMIT:
+    limits, count = _RANGES.get(type_.dtype), element_count(type_.shape)
+    if limits is None or count is None or count > CONTENTS_LIMIT or (len(type_.shape) > 1 and node.op not in MOVES):
         return None
     contents = found(node, index)
     if contents is None or len(contents) != count:
@@ -103,14 +112,36 @@ def _product(factors: Contents) -> Contents | None:
     return (result,)
 
 
-@_content_rule("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
+@_content_rule("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 def _same(node: Node, index: int) -> Contents | None:
-    return known_contents(node.input(0))
+    return known_elements(node.input(0))
+
+
+@_content_rule("Transpose")
+def _transpose(node: Node, index: int) -> Contents | None:
+    places = _places(node)
+    return None if places is None else _at(node, places.transpose(node.attr("perm") or None))
+
+
+def _places(node: Node) -> np.ndarray[Any, Any] | None:
+    """Return for every element of the first operand its place in row-major order, if it is small."""
+    value = node.input(0)
+    shape = value.shape if value is not None else None
+    count = element_count(shape)
+    if shape is None or count is None or count > CONTENTS_LIMIT:
+        return None
+    return np.arange(count).reshape([d for d in shape if isinstance(d, int)])
+
+
+def _at(node: Node, places: np.ndarray[Any, Any]) -> Contents | None:
+    """Return the elements of the first operand that stand at some places."""
+    data = known_elements(node.input(0))
+    return None if data is None else tuple(data[i] for i in places.reshape(-1).tolist())
 
 
 @_content_rule("Cast")
 def _cast(node: Node, index: int) -> Contents | None:
-    contents = known_contents(node.input(0))
+    contents = known_elements(node.input(0))
     if contents is None or node.outputs[0].dtype is not DType.BOOL:
         return contents
     if all(isinstance(c, int) or positive_dim(c) for c in contents):
@@ -135,12 +166,29 @@ def _gather(node: Node, index: int) -> Contents | None:
 
 @_content_rule("Slice")
 def _slice(node: Node, index: int) -> Contents | None:
-    data = known_contents(node.input(0))
+    places = _places(node)
     starts, ends = static_list(node, "starts", 1), static_list(node, "ends", 2)
-    steps = (1,) if node.input(4) is None else known_ints(node.input(4))
-    if data is None or not starts or not ends or not steps or len(starts) != 1 or steps[0] < 1:
+    axes = static_list(node, "axes", 3)
+    if places is None or starts is None or ends is None:
         return None
-    return data[slice(starts[0], ends[0], steps[0])]
+    axes = tuple(range(len(starts))) if axes is None and node.input(3) is None else axes
+    steps = (1,) * len(starts) if node.input(4) is None else known_ints(node.input(4))
+    if axes is None or steps is None or not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        return None
+    cuts = [slice(None)] * places.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if not -places.ndim <= axis < places.ndim:
+            return None
+        cuts[axis] = _cut(start, end, step, places.shape[axis])
+    return _at(node, places[tuple(cuts)])
+
+
+def _cut(start: int, end: int, step: int, size: int) -> slice:
+    """Return the Python slice that ``Slice`` means, which knows no end before the first element."""
+    if step > 0:
+        return slice(start, end, step)
+    start, end = (n + size if n < 0 else n for n in (start, end))
+    return slice(min(max(start, 0), size - 1), None if end < 0 else end, step)
 
 
 @_content_rule("Split")

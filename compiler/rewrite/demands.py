@@ -11,11 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from compiler.ir.dims import is_static
+from compiler.ir.dtype import DType
 from compiler.ir.graph import Node, Value
 from compiler.ir.schema import node_schema
 from compiler.rewrite.restrictions import Condition, shaped
 from targets.kernels.demands import Demand, demands
 from targets.schema import Constraints
+
+_SCANNED = 1 << 16
+"""Integers up to which a constant is read to learn whether they are small; larger ones are tables of indices."""
+
+_MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity")
+"""Operators that folding applies to constants of any size."""
 
 CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 """Operators that hold graphs; providers that compile leave them to the runtime."""
@@ -50,6 +58,9 @@ class Demands:
         if not wanted.empty_tensors:
             for value in values:
                 yield 0 not in (value.shape or ()), f"{shaped(value)} is empty"
+        if wanted.narrow_int64:
+            for value in values:
+                yield not _is_wide(value, node), f"a constant of {node.op} does not fit 32 bits"
         if node.op in wanted.constant_weights and not node.domain:
             for weight in node.inputs[1:]:
                 yield weight is None or is_weight(weight), f"{shaped(weight)} is no constant"
@@ -97,11 +108,36 @@ def _of_operator(node: Node, wanted: Demand) -> Iterator[Condition]:
 
 
 def is_weight(value: Value) -> bool:
-    """Whether a value is a constant, or one that is stored in few bits and dequantized."""
+    """Whether a value is a constant, one that is stored in few bits and dequantized, or one that will be folded.
+
+    What rewrites make of constants by moving their elements, and shapes that are known, are folded once they are done.
+    """
     if value.constant is not None:
         return True
     node = value.node
-    return node is not None and node.is_op("DequantizeLinear") and all(v and v.constant for v in node.inputs)
+    if node is None:
+        return False
+    stored = all(v is None or v.constant is not None for v in node.inputs)
+    if stored and node.is_op("DequantizeLinear"):
+        return True
+    made = node.graph is None or bool(node.loc.by)
+    return made and ((stored and node.is_op(*_MOVES)) or is_known_number(value))
+
+
+def is_known_number(value: Value) -> bool:
+    """Whether every element of a value is a number that is known already."""
+    return value.contents is not None and is_static(value.contents)
+
+
+def _is_wide(value: Value, node: Node) -> bool:
+    """Whether an operand is a constant with integers beyond 32 bits; bounds of slices only say "to the end"."""
+    constant = value.constant
+    if constant is None or constant.dtype not in (DType.I64, DType.U64) or (node.op == "Slice" and not node.domain):
+        return False
+    if not constant.is_readable or not 0 < constant.size <= _SCANNED:
+        return False
+    array = constant.array()
+    return int(array.min()) < -(1 << 31) or int(array.max()) >= 1 << 31
 
 
 def _is_made_for_it(value: Value, ops: tuple[str, ...]) -> bool:

@@ -311,7 +311,7 @@ class Engine:
         graph = match.root.graph
         assert graph is not None
         try:
-            reason = match.rule.guard(match)
+            reason = match.rule.guard(match) or self.ctx.why_not_worth(match)
             if reason:
                 return reason, None
             made = build(match, graph.model)

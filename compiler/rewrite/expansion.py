@@ -20,6 +20,7 @@ from compiler.ir.graph import Graph, Model, Node, Value
 from compiler.ir.infer import infer_nodes
 from compiler.ir.schema import is_random, node_schema
 from compiler.rewrite.apply import type_change
+from compiler.rewrite.demands import is_known_number
 from compiler.rewrite.engine import Candidate, Engine
 from compiler.rewrite.legal import Legality
 from compiler.rewrite.transform import Context
@@ -33,6 +34,11 @@ _DEEPEST = 8
 
 def _plainest_first(candidate: Candidate) -> tuple[bool, str, int]:
     return (len(candidate.rule.replacement.statements) > 1, candidate.rule.name, candidate.pattern.index)
+
+
+def _is_number(node: Node) -> bool:
+    """Whether all that a node computes is known by now, so that it will be folded."""
+    return all(o.absent or is_known_number(o) for o in node.outputs)
 
 
 class Expander:
@@ -57,7 +63,9 @@ class Expander:
         return Engine(self.ctx.rules_of("expand"), ctx, trace=self.ctx.trace, precedence=_plainest_first)
 
     def _why_not_at_once(self, node: Node) -> str:
-        """Return why a node would have to be taken apart again, ``""`` when it runs."""
+        """Return why a node would have to be taken apart again, ``""`` when it runs, or will be folded."""
+        if _is_number(node):
+            return ""
         reason = self.legality.why_not(node)
         return reason or (f"{node.op} has no kernel" if self.legality.fused_by_function(node) else "")
 
@@ -66,6 +74,8 @@ class Expander:
 
         What a rewrite made must be known to run; what the user's model has is left when it may.
         """
+        if node.loc.by and _is_number(node):
+            return ""
         reason = self.legality.why_not(node, proven=bool(node.loc.by))
         if reason or self.ctx.select == "fused" or not self.legality.fused_by_function(node):
             return reason  # what is most fused stays, even where only its definition runs

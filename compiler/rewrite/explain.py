@@ -233,9 +233,15 @@ class _Attempt:
         for node in made.nodes:
             if reason := self.ctx.why_illegal(self.rule, node):
                 return "legality", reason
-        if self.refusal:
-            return "cost", self.refusal
+        if reason := self.refusal or self._why_not_worth(match):
+            return "cost", reason
         return "ready", self._why_not_done()
+
+    def _why_not_worth(self, match: Match) -> str:
+        try:
+            return self.ctx.why_not_worth(match)
+        except Refusal as refusal:
+            return str(refusal)
 
     def _why_not_done(self) -> str:
         if self.rule.name in self.ctx.banned_rules:

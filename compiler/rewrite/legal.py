@@ -100,7 +100,7 @@ class Legality:
     def of(cls, target: Any, *, opset: int = 0, bodies: Bodies | None = None, highest: int = 0) -> Legality:
         """Return the legality of a target: that of its first provider with a kernel table.
 
-        ``highest`` is the highest opset that will be emitted, 0 for what the target says.
+        ``highest`` is the highest opset that will be emitted without need, 0 for what the target says.
 
         A provider that computes where the CPU provider does is no more than an accelerator of some nodes: there the
         CPU provider's kernels count.  Where a provider without a table comes first, operators of ``com.microsoft``
@@ -116,7 +116,7 @@ class Legality:
             except TargetError:
                 contrib = contrib or ()  # a provider of another build; what comes behind it is still known
                 continue
-            highest = highest or target.runtime.opset.max or 0
+            highest = highest or target.runtime.opset.highest or 0
             demands = Demands(name, target.constraints if name == providers[0] else Constraints())
             return cls(table, opset=opset, bodies=bodies, contrib=contrib, highest=highest, demands=demands)
         return cls(None, opset=opset, bodies=bodies)

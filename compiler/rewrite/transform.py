@@ -20,6 +20,7 @@ from compiler.ir.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
     from compiler.rewrite.engine import Rewrite, RuleStats
+    from compiler.rewrite.match import Match
     from compiler.rewrite.rule import Rule
 
 
@@ -71,6 +72,15 @@ class Context:
     """The ``CostModel`` that lowering chooses by; ``None`` leaves the choice to ``gains``."""
     decisions: list[Any] = field(default_factory=list)
     """What lowering decided: each a ``Decision``."""
+
+    @property
+    def by_cost(self) -> bool:
+        """True when lowering compares what each form costs."""
+        return self.select == "cost" and self.cost is not None
+
+    def why_not_worth(self, match: Match) -> str:
+        """Return why a rule would not pay at a match where it applies, ``""`` when it may; raises ``Refusal``."""
+        return (match.rule.worth(match) or "") if self.by_cost else ""
 
     def rules_of(self, stage: str, *, only: str = "") -> list[Rule]:
         """Return the rules of a stage that are not banned; ``only`` names one of them."""
