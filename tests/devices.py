@@ -30,8 +30,10 @@ from typing import Any
 from targets.disk_cache import default_folder
 
 ROOT = Path(__file__).resolve().parent.parent
-INSTALL_SECONDS = 600
+INSTALL_SECONDS = 120
 """How long one environment may take; from pip's cache it is a quarter of a minute."""
+DOWNLOAD_SECONDS = 60
+"""How long each step of fetching SwiftShader may take."""
 RUN_SECONDS = 300
 SWIFTSHADER = "vk_swiftshader_icd.json"
 """The file that tells a Vulkan loader of SwiftShader, the rasterizer of Chromium that runs on any processor."""
@@ -143,7 +145,7 @@ def _install(place: Path, wanted: list[str]) -> None:
     command = [sys.executable, "-m", "pip", "--python", str(python_of(place)), "install", "--quiet", "--no-compile"]
     try:
         done = subprocess.run(
-            [*command, "--disable-pip-version-check", *wanted],
+            [*command, "--disable-pip-version-check", "--retries=1", *wanted],
             capture_output=True,
             text=True,
             timeout=INSTALL_SECONDS,
@@ -258,7 +260,7 @@ def _unpacked(folder: Path) -> Path:
 
 
 def _call(command: list[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=RUN_SECONDS, check=True)
+    subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=True)
 
 
 # The devices
