@@ -169,7 +169,7 @@ RECORD = Comparison(Interval(1.2, 1.1, 1.3, 0.98), 120.0, 100.0, 12, "faster", "
 
 def test_comparisons_are_kept_by_all_that_they_depend_on(tmp_path: Path) -> None:
     """What was put is found again under its key, by another process too, and under no other key."""
-    path = tmp_path / "folder" / "measured.sqlite"
+    path = tmp_path / "measured.sqlite"
     key, other = (comparison_key("pair", threads=n, models=["a", "b"]) for n in (1, 2))
     with Store(path, write=True) as store:
         assert Comparisons(store).get(key) is None
