@@ -60,7 +60,6 @@ def _prices(model: Model, target: Target, here: CostModel) -> Prices:
         work = work_of(node, here.sizes)
         if target.constraints.compiles and (work is None or work.family not in HEAVY):
             return 0.0
-        us = roofline(here.kind(node), target, here.threads)
-        return max(us - launch, 0.0) if target.constraints.compiles else us
+        return roofline(here.kind(node), target, here.threads)
 
     return Prices(on_provider, lambda node: there.cost(node).us, launch, 1e6 / rate.value)

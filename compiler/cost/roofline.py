@@ -1,8 +1,8 @@
 """Estimate the time of a kind from the target's peak rates, for what was neither measured nor calibrated.
 
-``launch + max(operations / peak, bytes / bandwidth) / efficiency``; nodes that
-are compiled together launch nothing.  Efficiencies are by family and are meant to order
-alternatives: library calls of one element at a time reach a few percent of the peak, vectorised loops the bandwidth.
+``launch + max(operations / peak, bytes / bandwidth) / efficiency``; nodes that are compiled together launch nothing.
+Efficiencies are by family and are meant to order alternatives: library calls of one element at a time reach a few
+percent of the peak, vectorised loops the bandwidth.
 """
 
 from __future__ import annotations
