@@ -31,7 +31,7 @@ from compiler.ir.constant import Array, Constant
 from compiler.rewrite import FLOATS, NUMBERS, Match, Refusal, Rule
 from passes.affine import is_shared
 from passes.blocked_layout import ATTRIBUTES
-from passes.weights import computed, shape_of
+from passes.weights import computed, more_work, product, shape_of
 
 _RESIZED = 32
 """Multiply-adds that making a pixel by ``Resize`` counts as."""
@@ -221,19 +221,9 @@ class DropConcatOfOne(Rule):
 # Linear maps in a row ----------------------------------------------------------------------------
 
 
-def _more_work(m: Match, inner: int, middle: int, outer: int) -> str | None:
-    """Return why maps from ``inner`` through ``middle`` to ``outer`` numbers should not become one."""
-    if is_shared(m["v"]) or is_shared(m["w"]):
-        return "a weight is shared"
-    grows = inner * outer > middle * (inner + outer)
-    return f"one map of {inner} to {outer} is more work than {middle} in between" if grows else None
-
-
 def _composed(mixing: Array, first: Array) -> Array:
-    """Return ``[M,R,1,1]`` times ``[R,...]``, in float64."""
-    with np.errstate(all="ignore"):  # what is not finite becomes NaN, as it would have been
-        found: Array = np.tensordot(mixing[:, :, 0, 0].astype(np.float64), first.astype(np.float64), axes=1)
-    return found
+    """Return ``[M,R,1,1]`` times ``[R,...]``."""
+    return product(mixing[:, :, 0, 0], first)
 
 
 def _bias(m: Match) -> Constant | None:
@@ -270,7 +260,7 @@ class MergePointwise(Rule):
     def guard(self, m: Match) -> str | None:
         """Refuse what would be more work, and a second convolution that strides or pads."""
         refused = _strides_or_pads(m, "strides2", "pads2")
-        return refused or _more_work(m, m.size("C") * m.size("J") * m.size("K"), m.size("R"), m.size("M"))
+        return refused or more_work(m, m.size("C") * m.size("J") * m.size("K"), m.size("R"), m.size("M"))
 
     def constants(self, m: Match) -> dict[str, Any]:
         """The product, in float64, rounded once."""
@@ -314,7 +304,7 @@ class MergeProductIntoPointwise(Rule):
 
     def guard(self, m: Match) -> str | None:
         """Refuse what would be more work, and a convolution that strides or pads."""
-        return _strides_or_pads(m, "strides2", "pads2") or _more_work(m, m.size("K"), m.size("R"), m.size("M"))
+        return _strides_or_pads(m, "strides2", "pads2") or more_work(m, m.size("K"), m.size("R"), m.size("M"))
 
     def constants(self, m: Match) -> dict[str, Any]:
         """The products, in float64, rounded once."""

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from compiler.ir.constant import Array
 from compiler.rewrite import FLOATS, Match, Rule
 from passes.affine import is_shared
-from passes.weights import computed, shape_of
+from passes.weights import computed, more_work, product, shape_of
 
 _FLOAT = {"T": FLOATS}
 
@@ -59,17 +57,7 @@ class DropLeadingOneOfWeight(Rule):
 
 def _both(m: Match) -> str | None:
     """Return why two weights should not become one."""
-    inner, middle, outer = m.size("K"), m.size("R"), m.size("N")
-    if is_shared(m["v"]) or is_shared(m["w"]):
-        return "a weight is shared"
-    grows = inner * outer > middle * (inner + outer)
-    return f"one matrix of {inner} x {outer} is more work than {middle} in between" if grows else None
-
-
-def _product(left: Array, right: Array) -> Array:
-    with np.errstate(all="ignore"):  # what is not finite becomes NaN, as it would have been
-        found: Array = left.astype(np.float64) @ right.astype(np.float64)
-    return found
+    return more_work(m, m.size("K"), m.size("R"), m.size("N"))
 
 
 class MergeProducts(Rule):
@@ -89,7 +77,7 @@ class MergeProducts(Rule):
     def constants(self, m: Match) -> dict[str, Any]:
         """The product, in float64, rounded once."""
         shape = (m.size("K"), m.size("N"))
-        return {"vw": computed(shape, _product, m["v"], m["w"])}
+        return {"vw": computed(shape, product, m["v"], m["w"])}
 
 
 class MergeBiasedProducts(Rule):
@@ -114,8 +102,8 @@ class MergeBiasedProducts(Rule):
         """The products, in float64, rounded once."""
         inner, outer = m.size("K"), m.size("N")
         return {
-            "vw": computed((inner, outer), _product, m["v"], m["w"]),
-            "bw": computed((outer,), _product, m["b"], m["w"]),
+            "vw": computed((inner, outer), product, m["v"], m["w"]),
+            "bw": computed((outer,), product, m["b"], m["w"]),
         }
 
 
@@ -138,10 +126,10 @@ class MergeGemms(Rule):
         first, second = bool(m.attr("first")), bool(m.attr("second"))
 
         def weight(v: Array, w: Array) -> Array:
-            return _product(v.T if first else v, w.T if second else w)
+            return product(v.T if first else v, w.T if second else w)
 
         def bias(w: Array, b: Array, c: Array) -> Array:
-            return _product(b, w.T if second else w) + c
+            return product(b, w.T if second else w) + c
 
         return {
             "vw": computed((m.size("K"), m.size("N")), weight, m["v"], m["w"]),

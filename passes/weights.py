@@ -8,7 +8,8 @@ import numpy as np
 
 from compiler.ir.constant import Array, Constant
 from compiler.ir.graph import Value
-from compiler.rewrite import Refusal
+from compiler.rewrite import Match, Refusal
+from passes.affine import is_shared
 
 
 def constant_of(value: Value) -> Constant:
@@ -37,3 +38,18 @@ def computed(shape: tuple[int, ...], compute: Callable[..., Array], *sources: Va
         return np.ascontiguousarray(made)
 
     return Constant(dtype, shape, source=contents)
+
+
+def more_work(m: Match, inner: int, middle: int, outer: int) -> str | None:
+    """Return why maps by ``v`` (``inner`` to ``middle`` numbers) and ``w`` (to ``outer``) should not become one."""
+    if is_shared(m["v"]) or is_shared(m["w"]):
+        return "a weight is shared"
+    grows = inner * outer > middle * (inner + outer)
+    return f"one map of {inner} to {outer} is more work than {middle} in between" if grows else None
+
+
+def product(left: Array, right: Array) -> Array:
+    """Return the product over the last dim of one array and the first of the other, in float64."""
+    with np.errstate(all="ignore"):  # what is not finite becomes NaN, as it would have been
+        found: Array = np.tensordot(left.astype(np.float64), right.astype(np.float64), axes=1)
+    return found
